@@ -1,0 +1,192 @@
+"""A trial's configuration: frozen dataclasses of plain values, checked on construction, hashed to a trial key."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sigma_ray import checks, components
+
+CODE_VERSION = 1
+"""Part of every trial key. Raise it when a change of the code changes results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """The frozen network: a VFM or timm name, and where its weights come from: "bundled", "hub", a file,
+    or None for explicit random initialisation."""
+
+    name: str
+    weights: str | None = "hub"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimisation of one trial.
+
+    `batch_size` is global: it does not change with `num_workers`. `backbone_lr_scale` multiplies the learning rate
+    of every parameter inside the backbone (adapter or fully tuned). `select` says which step's weights are tested:
+    the best on validation, or the last.
+    """
+
+    num_steps: int
+    batch_size: int = 16
+    micro_batch_size: int | None = None
+    learning_rate: float = 1e-3
+    backbone_lr_scale: float = 1.0
+    weight_decay: float = 0.05
+    warmup_steps: int = 0
+    schedule: str = "cosine"
+    clip_grad_norm: float | None = 1.0
+    eval_interval: int | None = None
+    eval_batch_size: int = 32
+    precision: str = "auto"
+    horizontal_flip: bool = True
+    select: str = "best"
+    log_interval: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "learning_rate", "eval_batch_size", "log_interval"):
+            checks.positive(f"train.{name}", getattr(self, name))
+        for name in ("backbone_lr_scale", "weight_decay", "warmup_steps"):
+            checks.non_negative(f"train.{name}", getattr(self, name))
+        for name in ("micro_batch_size", "clip_grad_norm", "eval_interval"):
+            if getattr(self, name) is not None:
+                checks.positive(f"train.{name}", getattr(self, name))
+        checks.one_of("train.schedule", self.schedule, ("cosine", "poly", "constant"))
+        checks.one_of("train.precision", self.precision, ("auto", "float32", "bfloat16"))
+        checks.one_of("train.select", self.select, ("best", "last"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """Everything that decides a trial's result. `adapter`, `head` and `data` are `Config`s of their components."""
+
+    backbone: BackboneConfig
+    adapter: Any
+    head: Any
+    data: Any
+    task: str = "segmentation"
+    train: TrainConfig
+    seed: int = 0
+    num_workers: int = 1
+
+    def __post_init__(self) -> None:
+        checks.one_of("task", self.task, ("segmentation",))
+        checks.non_negative("seed", self.seed)
+        checks.positive("num_workers", self.num_workers)
+        if self.train.batch_size % self.num_workers:
+            raise ValueError(
+                f"train.batch_size must be a multiple of num_workers, but got {self.train.batch_size} and "
+                f"{self.num_workers}; the global batch is split evenly."
+            )
+
+
+def component(kind: str, name: str, **options: Any) -> Any:
+    """A checked `Config` of component `name`; `options` are its fields, typed or as text.
+
+    Raises:
+        ValueError: unknown component or field, or a value its `Config` refuses.
+    """
+    cls = components.config_class(kind, name)
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    values = {key: _parse(f"{kind}.{key}", _field(kind, name, known, key).type, v) for key, v in options.items()}
+    return cls(**values)
+
+
+def override(config: TrialConfig, path: str, value: Any) -> TrialConfig:
+    """A copy of `config` with one field changed, e.g. `override(config, "adapter.bottleneck_dim", "16")`.
+
+    `adapter=lora` (or `adapter.name=lora`) replaces the component by another one with that one's defaults.
+    Text values are parsed by the field's type; `3,5,7` is a tuple, `none` is None.
+
+    Raises:
+        ValueError: no such path, or a value of the wrong kind.
+    """
+    head, _, rest = path.partition(".")
+    known = {field.name: field for field in dataclasses.fields(TrialConfig)}
+    current = getattr(config, head) if head in known else None
+    if head in components.KINDS and rest in ("", "name"):
+        return dataclasses.replace(config, **{head: component(head, str(value))})
+    if dataclasses.is_dataclass(current) and rest:
+        inner = {field.name: field for field in dataclasses.fields(current)}
+        owner = components.name_of(current) if head in components.KINDS else ""
+        parsed = _parse(path, _field(head, owner, inner, rest).type, value)
+        return dataclasses.replace(config, **{head: dataclasses.replace(current, **{rest: parsed})})
+    field = _field("", "", known, path)
+    if dataclasses.is_dataclass(current):
+        inner_names = ", ".join(f.name for f in dataclasses.fields(current))
+        raise ValueError(f"{path} is a group of fields; set one of {inner_names}, e.g. {path}.{inner_names.split(',')[0]}=...")
+    return dataclasses.replace(config, **{path: _parse(path, field.type, value)})
+
+
+def to_dict(config: TrialConfig) -> dict[str, Any]:
+    """Plain nested values (for JSON, Ray and MLflow); components carry their `name`. Inverse of `from_dict`."""
+    plain = dataclasses.asdict(config)
+    for kind in components.KINDS:
+        plain[kind] = {"name": components.name_of(getattr(config, kind)), **plain[kind]}
+    return json.loads(json.dumps(plain))
+
+
+def from_dict(plain: Mapping[str, Any]) -> TrialConfig:
+    """The configuration that `to_dict` wrote."""
+    parts = dict(plain)
+    for kind in components.KINDS:
+        options = dict(parts[kind])
+        parts[kind] = component(kind, options.pop("name"), **options)
+    return TrialConfig(**{
+        **parts, "backbone": BackboneConfig(**parts["backbone"]), "train": TrainConfig(**parts["train"])
+    })
+
+
+def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted path, the same paths that `override` takes."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def trial_key(config: TrialConfig, *, data_fingerprint: str, weights_fingerprint: str) -> str:
+    """Hash of what decides the result: configuration, data and weights by content, and `CODE_VERSION`.
+
+    Paths (`data.root`, `backbone.weights`) are replaced by the fingerprints, so that the same trial has the same key
+    on every machine.
+    """
+    plain = to_dict(config)
+    plain["data"].pop("root", None)
+    plain["backbone"]["weights"] = weights_fingerprint
+    text = json.dumps([CODE_VERSION, data_fingerprint, plain], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _field(kind: str, owner: str, known: Mapping[str, dataclasses.Field], name: str) -> dataclasses.Field:
+    if name not in known:
+        where = f"{kind} {owner!r}".strip() if owner else (kind or "the trial configuration")
+        path = f"{kind}.{name}" if kind else name
+        raise ValueError(f"Unknown field {path!r}; {where} has {', '.join(known) or 'no fields'}.")
+    return known[name]
+
+
+def _parse(path: str, annotation: Any, value: Any) -> Any:
+    """`value` as `annotation` wants it; pydantic does the conversion."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    if isinstance(value, str):
+        if value.lower() == "none":
+            value = None
+        elif "tuple" in str(annotation):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+    elif isinstance(value, list):
+        value = tuple(value)
+    try:
+        return TypeAdapter(annotation, config=ConfigDict(coerce_numbers_to_str=True)).validate_python(value)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        kind = getattr(annotation, "__name__", str(annotation)) if "[" not in str(annotation) else str(annotation)
+        raise ValueError(f"{path} must be {kind}, but got {value!r} ({reason.lower()}).") from None

@@ -1,0 +1,57 @@
+"""Mask2Former, MMSegmentation's implementation and ADE20K configuration, on a simple feature pyramid.
+
+Source: Cheng et al., "Masked-attention Mask Transformer" (CVPR 2022); `mask2former_r50_8xb2-160k_ade20k-512x512.py`
+of MMSegmentation, with the widths and depths below in place of its own where they differ.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sigma_ray import checks
+from sigma_ray.heads._mmseg import MMSegHead, official_config
+
+OFFICIAL = "mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Width, queries, layers of pixel decoder and transformer decoder, points a mask loss samples (paper's values)."""
+
+    channels: int = 256
+    num_queries: int = 100
+    encoder_layers: int = 6
+    decoder_layers: int = 9
+    num_points: int = 12544
+
+    def __post_init__(self) -> None:
+        for name in ("num_queries", "encoder_layers", "decoder_layers", "num_points"):
+            checks.positive(f"head.{name}", getattr(self, name))
+        if self.channels < 32 or self.channels % 32:
+            raise ValueError(f"head.channels must be a multiple of 32 (8 heads, GroupNorm 32), but got {self.channels}.")
+
+
+def build(config: Config, *, in_channels: int, stride: int, num_classes: int, ignore_index: int) -> nn.Module:
+    """The head on maps of `in_channels` channels; the pyramid's strides are 1/4, 1/2, 1 and 2 times `stride`."""
+    head = official_config(OFFICIAL).decode_head
+    dim = config.channels
+    head.update(in_channels=[dim] * 4, strides=[stride / 4, stride / 2, stride, stride * 2], feat_channels=dim,
+                out_channels=dim, num_classes=num_classes, num_queries=config.num_queries)  # fmt: skip
+    head.loss_cls.class_weight = [1.0] * num_classes + [0.1]
+    head.train_cfg.num_points = config.num_points
+    _resize(head.pixel_decoder, head.transformer_decoder, dim)
+    head.pixel_decoder.encoder.num_layers = config.encoder_layers
+    head.transformer_decoder.num_layers = config.decoder_layers
+    head.positional_encoding.num_feats = dim // 2
+    return MMSegHead(head.to_dict(), in_channels, dim, ignore_index)
+
+
+def _resize(pixel: Any, decoder: Any, dim: int) -> None:
+    """Set every width that the configuration repeats; feed-forward layers keep their ratios 4 and 8."""
+    pixel.encoder.layer_cfg.self_attn_cfg.embed_dims = dim
+    pixel.encoder.layer_cfg.ffn_cfg.update(embed_dims=dim, feedforward_channels=4 * dim)
+    pixel.positional_encoding.num_feats = dim // 2
+    decoder.layer_cfg.self_attn_cfg.embed_dims = dim
+    decoder.layer_cfg.cross_attn_cfg.embed_dims = dim
+    decoder.layer_cfg.ffn_cfg.update(embed_dims=dim, feedforward_channels=8 * dim)

@@ -1,0 +1,291 @@
+"""Events of a study carried to MLflow, each repeatable: sent twice, it leaves what it leaves when sent once.
+
+The only module that imports MLflow. Uses `MlflowClient` alone; the fluent API keeps global state per thread.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from sigma_ray.spool import Event, Refused
+from sigma_ray.tracker_uri import database_file, redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+logger = logging.getLogger(__name__)
+
+RUNS_PER_CALL, METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 1000, 100
+MAX_TAG_CHARS = 4000
+Point = tuple[str, int, float]  # metric, step, value
+
+
+@dataclass(kw_only=True)
+class _Known:
+    """What is remembered of a trial's run; `last` is the newest (step, value) per metric, None if unread."""
+
+    run_id: str
+    status: str
+    tags: dict[str, str]
+    params: set[str]
+    metrics: Sequence[str] = ()
+    last: dict[str, tuple[int, float]] | None = None
+
+
+def connect(uri: str) -> "MlflowClient":
+    """A quiet client that fails fast, because the spool does the retrying; creates a missing sqlite store."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+class Runs:
+    """The runs of one study in one store; `deliver` is called by one thread, the rest by any."""
+
+    def __init__(self, uri: str, study: str) -> None:
+        """Name the store and the experiment; connects on first use."""
+        self._uri, self._study = uri, study
+        self._lock = threading.Lock()
+        self._connected: MlflowClient | None = None
+        self._experiment_id: str | None = None
+        self._trials: dict[str, _Known] | None = None
+        self._parents: dict[str, str] = {}
+
+    @property
+    def client(self) -> "MlflowClient":
+        """The client, connected on first use (seconds: import, and migrations where a database is new)."""
+        with self._lock:
+            if self._connected is None:
+                self._connected = connect(self._uri)
+            return self._connected
+
+    @property
+    def experiment(self) -> str:
+        """Id of the study's experiment, created if need be; raises ValueError where somebody deleted it."""
+        client = self.client
+        with self._lock:
+            if self._experiment_id is None:
+                found = client.get_experiment_by_name(self._study)
+                if found is not None and found.lifecycle_stage != "active":
+                    raise ValueError(
+                        f"The MLflow experiment {self._study!r} in {redact(self._uri)} is deleted; "
+                        f"restore it (`mlflow experiments restore -x {found.experiment_id}`) "
+                        "or drop it (`mlflow gc`)."
+                    )
+                self._experiment_id = found.experiment_id if found else self._create_experiment(client)
+            return self._experiment_id
+
+    def _create_experiment(self, client: "MlflowClient") -> str:
+        """Create it; beside a sqlite file artifacts get an absolute place, found from anywhere."""
+        file = database_file(self._uri)
+        if file is None:
+            return client.create_experiment(self._study)
+        folder = file.parent / "mlartifacts" / quote(self._study, safe="")
+        folder.mkdir(parents=True, exist_ok=True)
+        return client.create_experiment(self._study, folder.as_uri())
+
+    def all(self) -> list["Run"]:
+        """Every run of the study, oldest first."""
+        runs, token = [], None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment],
+                max_results=RUNS_PER_CALL,
+                order_by=["attributes.start_time ASC"],
+                page_token=token,
+            )
+            runs.extend(page)
+            token = page.token
+            if not token:
+                return runs
+
+    def forget(self) -> None:
+        """Drop what was remembered, because the store may differ from it."""
+        self._trials = None
+        self._parents = {}
+
+    def deliver(self, event: Event, replayed: bool) -> None:
+        """Carry one event to MLflow.
+
+        Raises:
+            Refused: MLflow will never accept the event.
+            Exception: whatever the client raised; the call may have worked, so all memory is dropped.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            getattr(self, f"_{event['event']}")(event, replayed)
+        except Exception as error:
+            self.forget()
+            status = error.get_http_status_code() if isinstance(error, MlflowException) else 0
+            if isinstance(error, KeyError) or (400 <= status < 500 and status not in (401, 403, 408, 429)):
+                raise Refused(f"{event['event']} {event.get('key', '')}: {error}") from error
+            raise
+
+    def parent(self, invocation: str) -> str | None:
+        """Run id of an invocation's parent if it was delivered."""
+        return self._parents.get(invocation)
+
+    # -- one method per kind of event ------------------------------------------------
+
+    def _open(self, event: Event, _: bool) -> None:
+        run_id = self._parent_run(event)
+        self.client.log_dict(run_id, event["plan"], "plan.json")
+        self.client.log_dict(run_id, event["environment"], "environment.json")
+
+    def _close(self, event: Event, _: bool) -> None:
+        run_id = self._parent_run(event)
+        self._upload(run_id, event["artifacts"])
+        self.client.set_terminated(run_id, event["status"], event["time"])
+
+    def _start(self, event: Event, replayed: bool) -> None:
+        from mlflow.entities import RunTag
+
+        known = self._known().get(event["key"])
+        if replayed and known and known.status == "FINISHED":
+            return  # finished since by another invocation; an old event must not reopen it
+        tags = {name: str(event[name]) for name in ("arm", "seed", "commit", "invocation", "attempt")}
+        tags |= {"mlflow.parentRunId": self._parent_run(event), "status_reason": "running"}
+        if known is None:
+            known = self._create(event, tags | {"trial_key": event["key"], "attempts": "1"})
+        elif known.tags.get("attempt") != event["attempt"]:
+            tags["attempts"] = str(int(known.tags.get("attempts", "0")) + 1)
+            self.client.log_batch(known.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+            known.tags |= tags
+        self._log_params(known, event["params"])
+        if known.status != "RUNNING":
+            self.client.update_run(known.run_id, "RUNNING")
+            known.status = "RUNNING"
+
+    def _log(self, event: Event, _: bool) -> None:
+        known = self._known()[event["key"]]
+        last = self._last(known)
+        points = [(name, step, value) for step, point in event["points"] for name, value in point.items()]
+        fresh = []
+        for name, step, value in sorted(points, key=lambda point: point[1]):
+            if name not in last or step > last[name][0]:
+                last[name] = (step, value)
+                fresh.append((name, step, value))
+        self._write(known.run_id, fresh, event["time"])
+
+    def _finish(self, event: Event, _: bool) -> None:
+        known = self._known()[event["key"]]
+        last = self._last(known)
+        self._upload(known.run_id, event["artifacts"])
+        end = max((step for step, _ in last.values()), default=0)
+        # A metric with a curve keeps its last step: its final value need not be the curve's last (best step).
+        final = {
+            name: (last[name][0] if name in last else end, value) for name, value in event["metrics"].items()
+        }
+        # repr, because NaN differs from itself and would be stored again
+        self._write(
+            known.run_id,
+            [(name, *point) for name, point in final.items() if repr(last.get(name)) != repr(point)],
+            event["time"],
+        )
+        last.update(final)
+        self._end_run(known, "FINISHED", "finished", event["time"])
+
+    def _end(self, event: Event, _: bool) -> None:
+        known = self._known()[event["key"]]
+        if known.status != "FINISHED":
+            self._end_run(known, event["status"], event["reason"], event["time"])
+
+    # -- shared by them --------------------------------------------------------------
+
+    def _known(self) -> dict[str, _Known]:
+        """The study's trials by key; where two runs share a key (two drivers), a finished one counts."""
+        if self._trials is None:
+            runs = [run for run in self.all() if "trial_key" in run.data.tags]
+            self._trials = {
+                run.data.tags["trial_key"]: _Known(
+                    run_id=run.info.run_id,
+                    status=run.info.status,
+                    tags=dict(run.data.tags),
+                    params=set(run.data.params),
+                    metrics=tuple(run.data.metrics),
+                )
+                for run in sorted(runs, key=lambda run: run.info.status == "FINISHED")
+            }
+        return self._trials
+
+    def _parent_run(self, event: Event) -> str:
+        """Run id of the event's invocation, found by its tag or created."""
+        invocation = event["invocation"]
+        if invocation not in self._parents:
+            query = f"tags.invocation = '{invocation}' AND tags.role = 'study'"
+            found = self.client.search_runs([self.experiment], query)
+            if not found:
+                tags = {"invocation": invocation, "role": "study"}
+                name = f"{self._study} {invocation[:8]}"
+                found = [self.client.create_run(self.experiment, event["time"], tags, name)]
+            self._parents[invocation] = found[0].info.run_id
+        return self._parents[invocation]
+
+    def _create(self, event: Event, tags: dict[str, str]) -> _Known:
+        """Create a trial's run with all its tags in one call, so that no run is ever without its key."""
+        name = f"{event['arm']} seed {event['seed']}"
+        run_id = self.client.create_run(self.experiment, event["time"], tags, name).info.run_id
+        known = _Known(run_id=run_id, status="RUNNING", tags=tags, params=set(), last={})
+        self._known()[event["key"]] = known
+        return known
+
+    def _log_params(self, known: _Known, params: dict[str, str]) -> None:
+        """Log the params the run lacks; MLflow refuses to change those it has."""
+        from mlflow.entities import Param
+
+        missing = [Param(name, value) for name, value in params.items() if name not in known.params]
+        for chunk in _chunks(missing, PARAMS_PER_CALL):
+            self.client.log_batch(known.run_id, params=chunk)
+        known.params |= set(params)
+
+    def _last(self, known: _Known) -> dict[str, tuple[int, float]]:
+        """Newest (step, value) per metric; read from MLflow once for a run that already existed."""
+        if known.last is None:
+            known.last = {}
+            for name in known.metrics:
+                points = self.client.get_metric_history(known.run_id, name)
+                newest = max(points, key=lambda point: (point.step, point.timestamp))
+                known.last[name] = (newest.step, newest.value)
+        return known.last
+
+    def _write(self, run_id: str, points: Sequence[Point], time_ms: int) -> None:
+        """Store points in as few calls as MLflow allows."""
+        from mlflow.entities import Metric
+
+        for chunk in _chunks(points, METRICS_PER_CALL):
+            metrics = [Metric(name, value, time_ms, step) for name, step, value in chunk]
+            self.client.log_batch(run_id, metrics=metrics)
+
+    def _upload(self, run_id: str, paths: Sequence[str]) -> None:
+        """Store files and folders by their names; one that is gone by now is warned of and left out."""
+        for path in map(Path, paths):
+            if path.is_dir():
+                self.client.log_artifacts(run_id, str(path), path.name)
+            elif path.exists():
+                self.client.log_artifact(run_id, str(path))
+            else:
+                logger.warning("The file %s is gone and could not be stored in MLflow run %s.", path, run_id)
+
+    def _end_run(self, known: _Known, status: str, reason: str, time_ms: int) -> None:
+        """Write the reason, then the status: whoever sees the status sees everything."""
+        self.client.set_tag(known.run_id, "status_reason", reason[:MAX_TAG_CHARS])
+        self.client.set_terminated(known.run_id, status, time_ms)
+        known.status = status
+
+
+def _chunks(items: Sequence, size: int) -> Iterator[list]:
+    """Consecutive pieces of at most `size` items."""
+    return (list(items[start : start + size]) for start in range(0, len(items), size))

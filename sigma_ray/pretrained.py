@@ -1,0 +1,117 @@
+"""Backbone weights: the bundled file, the hub, or a local file, checked before they are used."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from timm.models import load_state_dict
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+BUNDLED = Path(__file__).parent / "weights"
+
+# Pooling and classifier tensors that a dense backbone has no use for.
+_HEAD = ("head.", "head_dist.", "fc_norm.", "attn_pool.", "head_drop.")
+
+
+def file_sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def bundled_file(name: str) -> Path:
+    """Find the weights that ship with the package, and verify their SHA-256 against the card beside them.
+
+    Raises:
+        ValueError: this backbone has no bundled weights, they are missing, or they are damaged.
+    """
+    path, card = BUNDLED / f"{name}.safetensors", BUNDLED / f"{name}.json"
+    if name != "scenes_tiny":
+        raise ValueError(
+            f"bundled weights exist only for scenes_tiny, but the backbone is {name}; pass --weights hub or a file."
+        )
+    if not path.is_file() or not card.is_file():
+        raise ValueError(f"bundled weights must exist, but {path} or its .json is missing; reinstall the package.")
+    expected, found = json.loads(card.read_text())["sha256"], file_sha256(path)
+    if found != expected:
+        raise ValueError(
+            f"bundled weights must have SHA-256 {expected}, but {path} has {found}; reinstall the package."
+        )
+    return path
+
+
+def load_file(backbone: nn.Module, vit: VisionTransformer, path: Path) -> str:
+    """Load a timm-compatible weight file into `backbone` and return its SHA-256.
+
+    Position embedding and patch projection are resampled to the sizes of `vit`; classifier and pooling
+    tensors are dropped; everything else must fit one to one. `.pth` files are read with `weights_only=True`.
+
+    Raises:
+        ValueError: the file is missing, unreadable, or does not fit.
+    """
+    if not path.is_file():
+        raise ValueError(f"weights must be 'bundled', 'hub' or an existing file, but got {str(path)!r}.")
+    try:
+        state = checkpoint_filter_fn(load_state_dict(str(path), weights_only=True), vit, adapt_layer_scale=True)
+    except Exception as error:  # the readers raise a different type for every kind of damage
+        raise ValueError(
+            f"weights must be a readable .safetensors or .pth state dict that fits {backbone.name}, "
+            f"but {path} failed: {_first_line(error)}; use the file that timm publishes for this backbone."
+        ) from error
+    state = {key: value for key, value in state.items() if not key.startswith(_HEAD)}
+    problems = misfits(backbone.state_dict(), state)
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(
+            f"weights do not fit backbone {backbone.name}: {path}: {'; '.join(problems[:3])}{more}; "
+            "pass the file of the same timm model, or name the backbone that the file belongs to."
+        )
+    with torch.no_grad():
+        backbone.load_state_dict(state)
+    return file_sha256(path)
+
+
+def misfits(expected: dict[str, Tensor], found: dict[str, Any]) -> list[str]:
+    """List how two state dicts differ in names and shapes, one short phrase per tensor."""
+    missing = [f"missing {key} {tuple(expected[key].shape)}" for key in expected if key not in found]
+    unexpected = [f"unexpected {key} {tuple(getattr(found[key], 'shape', ()))}" for key in found if key not in expected]
+    shapes = [
+        f"{key} is {tuple(found[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in found and found[key].shape != expected[key].shape
+    ]
+    return shapes + missing + unexpected
+
+
+def hub_file(name: str, pretrained_cfg: dict[str, Any]) -> Path:
+    """Find the weights that timm publishes for a model in the local hub cache, or download them into it.
+
+    Raises:
+        ValueError: timm publishes none, or the hub cannot be reached.
+    """
+    repository = pretrained_cfg.get("hf_hub_id")
+    if not repository:
+        raise ValueError(f"weights 'hub' must exist for the backbone, but timm publishes none for {name}; pass a file.")
+    filename = pretrained_cfg.get("hf_hub_filename") or "model.safetensors"
+    cached = try_to_load_from_cache(repository, filename)
+    if isinstance(cached, str):
+        return Path(cached)
+    try:
+        # Asked first: without a network it fails at once, where the download retries for most of a minute.
+        get_hf_file_metadata(hf_hub_url(repository, filename), timeout=10)
+        return Path(hf_hub_download(repository, filename))
+    except Exception as error:  # the hub's client raises the types of whichever HTTP library it was built on
+        raise ValueError(
+            f"weights of {name} must come from the Hugging Face hub, which gave {_first_line(error)}; "
+            f"where there is a network fetch {hf_hub_url(repository, filename)} and pass --weights FILE."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Shorten an error to its type and first line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

@@ -1,0 +1,209 @@
+"""The MLflow ledger: one experiment per study, one parent run per invocation, one child run per trial key.
+
+Only the driver talks to MLflow. Writes are events of a `Spool`, so a slow or dead tracking server delays
+nothing and loses nothing; reads (`trials`, `history`, `download`) ask MLflow directly.
+"""
+
+import hashlib
+import math
+import numbers
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
+
+from sigma_ray.checks import one_of
+from sigma_ray.mlflow_runs import Runs
+from sigma_ray.provenance import commit
+from sigma_ray.spool import Spool
+from sigma_ray.tracker_uri import absolute, check, mlflow_ui_command, redact
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+__all__ = ["Ledger", "Row", "check", "mlflow_ui_command", "redact"]
+
+LARGEST_FLOAT = 1.7976931348623157e308  # MLflow's databases store infinity as this number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One trial as the ledger knows it; `params` are strings because MLflow stores strings."""
+
+    trial_key: str
+    arm: str
+    seed: int
+    status: str
+    reason: str
+    run_id: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+class Ledger:
+    """The record of one study in one tracking store; the caller holds the study's lock."""
+
+    def __init__(self, uri: str, study: str, spool_dir: Path) -> None:
+        """Begin delivering what a former invocation left in the spool.
+
+        Args:
+            uri: tracking store that passed `check`.
+            study: name of the MLflow experiment.
+            spool_dir: folder for events on their way; must stay the same between invocations.
+        """
+        self.uri, self.study = absolute(uri), study
+        self.invocation = uuid.uuid4().hex
+        self._spool_dir = Path(spool_dir)
+        self._runs = Runs(self.uri, study)
+        self._opened, self._last_ms = False, 0
+        # Another store must not receive what was meant for this one.
+        store = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
+        self._spool = Spool(self._spool_dir, f"{quote(study, safe='')}-{store}", self._runs.deliver)
+
+    # -- writes: return at once, delivered in order by the spool's thread --------------------------------
+
+    def open(self, plan: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+        """Start this invocation's parent run with `plan.json` and `environment.json`; return its id.
+
+        The id is the tag `invocation` of the parent and of its trials; `parent_run_id` has MLflow's own.
+        """
+        self._opened = True
+        self._put("open", plan=dict(plan), environment=dict(environment))
+        return self.invocation
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """MLflow's id of this invocation's parent run; None until the store has it."""
+        return self._runs.parent(self.invocation)
+
+    def start(self, trial_key: str, arm: str, seed: int, config: Mapping[str, Any]) -> None:
+        """Record that an attempt begins: the key's run is reopened, or created with flat `config`."""
+        params = {name: str(value) for name, value in config.items()}
+        attempt = uuid.uuid4().hex
+        self._put("start", key=trial_key, attempt=attempt, arm=arm, seed=seed, params=params, commit=commit())
+
+    def log(self, trial_key: str, points: Iterable[Mapping[str, Any]]) -> None:
+        """Record points {"step": n, metric: value, ...}; leaves out non-numbers and steps stored before."""
+        self._put("log", key=trial_key, points=[[int(point["step"]), _numbers(point)] for point in points])
+
+    def finish(
+        self, trial_key: str, metrics: Mapping[str, Any], artifacts: Iterable[Path | str] = ()
+    ) -> None:
+        """Record a trial's end with its final metrics (stored at its last step) and its files or folders."""
+        paths = [str(Path(path).absolute()) for path in artifacts]
+        self._put("finish", key=trial_key, metrics=_numbers(metrics), artifacts=paths)
+
+    def fail(self, trial_key: str, reason: str) -> None:
+        """Record that the attempt ended in an error."""
+        self._put("end", key=trial_key, status="FAILED", reason=reason)
+
+    def kill(self, trial_key: str, reason: str) -> None:
+        """Record that the attempt was stopped from outside."""
+        self._put("end", key=trial_key, status="KILLED", reason=reason)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds; return whether the store has everything."""
+        return self._spool.flush(timeout)
+
+    def close(
+        self, status: str = "KILLED", artifacts: Iterable[Path | str] = (), timeout: float = 30.0
+    ) -> bool:
+        """End the parent run with a status and report files; return False if events stay behind.
+
+        Without a status it counts as KILLED, which makes `close()` in a `finally` true; twice is once.
+        """
+        one_of("ledger status", status, ("FINISHED", "FAILED", "KILLED"))
+        if self._opened:
+            self._put("close", status=status, artifacts=[str(Path(path).absolute()) for path in artifacts])
+            self._opened = False
+        return self._spool.close(timeout)
+
+    # -- reads: ask the store, and raise ConnectionError in one line when it does not answer -------------
+
+    def trials(self, timeout: float = 60.0) -> dict[str, Row]:
+        """Every trial of the study by key, whatever its status, after all waiting events were delivered."""
+        self._settle(timeout)
+        rows = [_row(run) for run in self._runs.all() if "trial_key" in run.data.tags]
+        return {row.trial_key: row for row in sorted(rows, key=lambda row: row.status == "FINISHED")}
+
+    def finished(self, timeout: float = 60.0) -> dict[str, Row]:
+        """The trials that need not run again, by key."""
+        return {key: row for key, row in self.trials(timeout).items() if row.status == "FINISHED"}
+
+    def repair(self, timeout: float = 60.0) -> int:
+        """Turn runs that a dead driver left RUNNING into KILLED; return how many. Call it before `open`."""
+        self._settle(timeout)
+        stale = [run for run in self._runs.all() if run.info.status in ("RUNNING", "SCHEDULED")]
+        stale = [run for run in stale if run.data.tags.get("invocation") != self.invocation]
+        for run in stale:
+            self._runs.client.set_tag(run.info.run_id, "status_reason", "the driver died")
+            self._runs.client.set_terminated(run.info.run_id, "KILLED")
+        self._runs.forget()
+        return len(stale)
+
+    def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """(step, value) of a metric's curve in step order, without a final value given later."""
+        points = self._runs.client.get_metric_history(run_id, metric)
+        newest_first = sorted(points, key=lambda point: point.timestamp, reverse=True)
+        return sorted({point.step: _infinite(point.value) for point in newest_first}.items())
+
+    def download(self, run_id: str, artifact_path: str) -> Path:
+        """Local path of an artifact; what lies in a local store is used in place, without a copy."""
+        place = urlsplit(self._runs.client.get_run(run_id).info.artifact_uri or "")
+        if place.scheme in ("", "file"):
+            local = Path(url2pathname(place.path)) / artifact_path
+            if not local.exists():
+                raise FileNotFoundError(f"MLflow run {run_id} has no artifact {artifact_path!r} at {local}.")
+            return local
+        target = self._spool_dir / "downloads" / run_id
+        target.mkdir(parents=True, exist_ok=True)
+        return Path(self._runs.client.download_artifacts(run_id, artifact_path, str(target)))
+
+    def _settle(self, timeout: float) -> None:
+        """Wait for the spool, because an answer that misses delivered-late events would be wrong."""
+        if not self.flush(timeout):
+            raise ConnectionError(
+                f"The tracking store {redact(self.uri)} did not take the waiting events in {timeout:.0f} s "
+                f"({self._spool.last_error or 'no answer'}); check it, or choose another with --tracking-uri."
+            )
+
+    def _put(self, kind: str, **content: object) -> None:
+        """Hand an event to the spool, with the time (ms) and the invocation it belongs to."""
+        # Strictly increasing, because MLflow tells values of one step apart by their times.
+        self._last_ms = max(self._last_ms + 1, time.time_ns() // 10**6)
+        self._spool.put({"event": kind, "time": self._last_ms, "invocation": self.invocation, **content})
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics among the values of a report: its numbers, without the step."""
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, numbers.Real) and name != "step"
+    }
+
+
+def _infinite(value: float) -> float:
+    """Undo MLflow's replacement of infinity."""
+    return math.copysign(math.inf, value) if abs(value) == LARGEST_FLOAT else value
+
+
+def _row(run: "Run") -> Row:
+    """A trial's run as plain values."""
+    tags = run.data.tags
+    return Row(
+        trial_key=tags["trial_key"],
+        arm=tags.get("arm", ""),
+        seed=int(tags.get("seed", "-1")),
+        status=run.info.status,
+        reason=tags.get("status_reason", ""),
+        run_id=run.info.run_id,
+        params=dict(run.data.params),
+        metrics={name: _infinite(value) for name, value in run.data.metrics.items()},
+        tags=dict(tags),
+    )

@@ -1,0 +1,310 @@
+"""The training loop. It knows neither Ray nor MLflow, and names no method: it is handed its outlets."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sigma_ray import memory, sampling
+from sigma_ray.checkpoint import Checkpoints, Snapshot
+from sigma_ray.config import TrainConfig, TrialConfig
+from sigma_ray.data import Info
+from sigma_ray.evaluate import Split, evaluate, fetch
+from sigma_ray.failures import CheckpointError, DataError, NonFiniteLossError, OutOfMemoryError
+from sigma_ray.model import Model
+
+Report = Callable[[list[dict[str, float]]], None]
+"""Takes the points since the last call; each is {"step": ..., "<metric>": ...}."""
+
+
+class Data(Protocol):
+    """What the loop needs of a data set."""
+
+    info: Info
+
+    def split(self, name: str) -> Split:
+        """The table of split "train", "val" or "test"."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """What a trial has done so far; saved with every checkpoint."""
+
+    step: int = 0
+    train_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    best_step: int = -1
+    best_value: float = -math.inf
+    points: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    config: TrialConfig,
+    model: Model,
+    data: Data,
+    *,
+    report: Report,
+    checkpoints: Checkpoints | None = None,
+    device: torch.device | None = None,
+) -> dict[str, float]:
+    """Train `model` as `config` says, and test it once.
+
+    Under an initialised `torch.distributed` group every rank takes its share of each global batch (gradients are
+    averaged over trainable parameters only) and of each evaluation (exact); rank 0 writes checkpoints.
+
+    Args:
+        config: the resolved trial.
+        model: built from `config`; on return it holds the selected weights.
+        data: train, val and test tables.
+        report: called on every rank after each evaluation. After a resume it first gets the earlier points again.
+        checkpoints: where to save and resume; None for neither.
+        device: defaults to the CPU.
+
+    Returns:
+        Final metrics: `test/*`, `val/*` at the selected step, `selected_step`, `seconds` (in the loop: training and
+        evaluation), `train_seconds`, `peak_memory_bytes` and parameter counts.
+
+    Raises:
+        NonFiniteLossError: the loss became NaN or infinite.
+        OutOfMemoryError: the device ran out of memory.
+        DataError: a sample could not be read.
+        CheckpointError: the checkpoint is another trial's, or none of them can be read.
+    """
+    device = device or torch.device("cpu")
+    memory.reset_peak(device)
+    try:
+        return _Loop(config, model.to(device), data, report, checkpoints, device).run()
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemoryError(f"out of memory on {device}: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise DataError(f"reading or writing failed: {error}") from error
+
+
+def optimiser(model: Model, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; biases, norms and other vectors are not decayed."""
+    groups = []
+    for inside, scale in ((True, config.backbone_lr_scale), (False, 1.0)):
+        named = [
+            (name, p) for name, p in model.named_parameters()
+            if p.requires_grad and name.startswith("backbone.") is inside
+        ]
+        for decayed in (True, False):
+            params = [p for _, p in named if (p.ndim > 1) is decayed]
+            decay = config.weight_decay if decayed else 0.0
+            groups.append({"params": params, "lr": config.learning_rate * scale, "weight_decay": decay})
+    return torch.optim.AdamW([group for group in groups if group["params"]])
+
+
+def learning_rate_factor(step: int, config: TrainConfig) -> float:
+    """Linear warm-up to 1, then cosine to 0, polynomial (power 0.9) to 0, or constant."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    share = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
+    share = min(share, 1.0)
+    if config.schedule == "cosine":
+        return (1 + math.cos(math.pi * share)) / 2
+    return (1 - share) ** 0.9 if config.schedule == "poly" else 1.0
+
+
+class _Loop:
+    """One execution of `fit`, split into its parts."""
+
+    def __init__(
+        self, config: TrialConfig, model: Model, data: Data, report: Report,
+        checkpoints: Checkpoints | None, device: torch.device,
+    ) -> None:
+        self.config, self.train, self.model, self.device = config, config.train, model, device
+        self.data, self.report, self.checkpoints = data, report, checkpoints
+        distributed = dist.is_available() and dist.is_initialized()
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        torch.manual_seed(config.seed * 1009 + self.rank)
+        self.optimiser = optimiser(model, self.train)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: learning_rate_factor(step, self.train)
+        )
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.reported = 0
+        self.resume()
+        trains = any(p.requires_grad for p in model.parameters())
+        self.wrapped: nn.Module = DistributedDataParallel(model) if self.world > 1 and trains else model
+        self.recent: list[Tensor] = []
+
+    def run(self) -> dict[str, float]:
+        interval = self.train.eval_interval or self.train.num_steps
+        self.publish()
+        while self.progress.step < self.train.num_steps:
+            started = time.perf_counter()
+            until = min((self.progress.step // interval + 1) * interval, self.train.num_steps)
+            while self.progress.step < until:
+                self.step()
+            self.progress.train_seconds += time.perf_counter() - started
+            self.validate()
+            self.save()
+            self.publish()
+        return self.finish()
+
+    def step(self) -> None:
+        """One optimisation step on this rank's share of the global batch, in micro-batches."""
+        images, masks = self.batch(self.progress.step)
+        size = self.train.micro_batch_size or len(images)
+        self.wrapped.train()
+        total = torch.zeros((), device=self.device)
+        chunks = list(zip(images.split(size), masks.split(size), strict=True))
+        for index, (image, mask) in enumerate(chunks):
+            last = index == len(chunks) - 1
+            with self.autocast(), self.synchronised(last):
+                loss = self.wrapped(image, mask) * (len(image) / len(images))
+                loss.backward()
+            total += loss.detach()
+        if self.train.clip_grad_norm is not None:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            nn.utils.clip_grad_norm_(trained, self.train.clip_grad_norm)
+        self.optimiser.step()
+        self.schedule.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.recent.append(total)
+        if self.progress.step % self.train.log_interval == 0 or self.progress.step == self.train.num_steps:
+            self.log_loss()
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        table, size = self.data.split("train"), self.train.batch_size
+        indices = sampling.batch_indices(step, batch_size=size, num_samples=len(table), seed=self.config.seed)
+        share = slice(self.rank * size // self.world, (self.rank + 1) * size // self.world)
+        images, masks = fetch(table, indices[share].numpy(), self.device)
+        if self.train.horizontal_flip:
+            mirrored = sampling.flips(step, batch_size=size, seed=self.config.seed)[share].to(self.device)
+            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            masks = torch.where(mirrored[:, None, None], masks.flip(-1), masks)
+        return images, masks
+
+    def autocast(self) -> Any:
+        wanted = {"auto": self.device.type == "cuda", "bfloat16": True, "float32": False}[self.train.precision]
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+
+    def synchronised(self, last: bool) -> Any:
+        """Gradients are averaged over workers once a step, after the last micro-batch."""
+        if isinstance(self.wrapped, DistributedDataParallel) and not last:
+            return self.wrapped.no_sync()
+        return torch.enable_grad()
+
+    def log_loss(self) -> None:
+        value = torch.stack(self.recent).mean()
+        if self.world > 1:
+            dist.all_reduce(value, dist.ReduceOp.AVG if dist.get_backend() == "nccl" else dist.ReduceOp.SUM)
+            value = value if dist.get_backend() == "nccl" else value / self.world
+        self.recent.clear()
+        if not torch.isfinite(value):
+            raise NonFiniteLossError(
+                f"loss became {value.item()} before step {self.progress.step}; lower train.learning_rate "
+                f"({self.train.learning_rate}) or raise train.warmup_steps ({self.train.warmup_steps})"
+            )
+        rate = self.schedule.get_last_lr()[-1]
+        self.point({"train/loss": value.item(), "train/learning_rate": rate})
+
+    def validate(self) -> None:
+        started = time.perf_counter()
+        metrics = self.evaluate("val")
+        self.progress.eval_seconds += time.perf_counter() - started
+        value = metrics["val/miou"]
+        self.point(metrics)
+        if self.train.select == "last" or value > self.progress.best_value:
+            self.progress.best_value, self.progress.best_step = value, self.progress.step
+            self.best = {name: tensor.detach().clone() for name, tensor in self.model.trained_state().items()}
+
+    def evaluate(self, split: str) -> dict[str, float]:
+        shard = (self.rank, self.world)
+        with self.autocast():
+            values = evaluate(
+                self.model, self.data.split(split), info=self.data.info, device=self.device,
+                batch_size=self.train.eval_batch_size, shard=shard,
+            )
+        return {f"{split}/{name}": value for name, value in values.items()}
+
+    def point(self, values: Mapping[str, float]) -> None:
+        epoch = self.progress.step * self.train.batch_size / len(self.data.split("train"))
+        self.progress.points.append({"step": self.progress.step, "epoch": epoch, **values})
+
+    def publish(self) -> None:
+        self.report(self.progress.points[self.reported :])
+        self.reported = len(self.progress.points)
+
+    def finish(self) -> dict[str, float]:
+        self.model.load_trained_state(self.best)
+        started = time.perf_counter()
+        final = self.evaluate("test")
+        self.progress.eval_seconds += time.perf_counter() - started
+        selected = next(p for p in reversed(self.progress.points) if p["step"] == self.progress.best_step)
+        final |= {name: value for name, value in selected.items() if name.startswith("val/")}
+        return final | self.model.num_parameters() | {
+            "selected_step": self.progress.best_step,
+            "seconds": self.progress.train_seconds + self.progress.eval_seconds,
+            "train_seconds": self.progress.train_seconds,
+            "peak_memory_bytes": memory.peak_bytes(self.device),
+        }
+
+    def save(self) -> None:
+        if self.checkpoints is None:
+            return
+        states = self.gather_rng()
+        if self.rank:
+            return
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        tensors = {f"model/{name}": value for name, value in self.model.trained_state().items()}
+        if self.progress.best_step != self.progress.step:
+            tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        for parameter, state in self.optimiser.state.items():
+            tensors |= {f"optimiser/{names[id(parameter)]}/{key}": value for key, value in state.items()}
+        tensors |= {f"rng/{index}": state for index, state in enumerate(states)}
+        values = {"key": self.config_text(), "progress": vars(self.progress)}
+        self.checkpoints.save(Snapshot(self.progress.step, tensors, values))
+
+    def gather_rng(self) -> list[Tensor]:
+        """Every rank's generator states; on CUDA the device's generator follows the CPU's."""
+        own = [torch.get_rng_state()]
+        if self.device.type == "cuda":
+            own.append(torch.cuda.get_rng_state(self.device))
+        if self.world == 1:
+            return own
+        gathered: list[Any] = [None] * self.world
+        dist.all_gather_object(gathered, [state.numpy() for state in own])
+        return [torch.from_numpy(np.asarray(state)) for states in gathered for state in states]
+
+    def resume(self) -> None:
+        snapshot = self.checkpoints.load() if self.checkpoints else None
+        if snapshot is None:
+            return
+        if snapshot.values["key"] != self.config_text():
+            raise CheckpointError(
+                f"{self.checkpoints.folder if self.checkpoints else ''} holds another trial's checkpoint; move it away"
+            )
+        self.progress = Progress(**snapshot.values["progress"])
+        state = {name: value.to(self.device) for name, value in snapshot.part("model").items()}
+        self.model.load_trained_state(state)
+        best = {name: value.to(self.device) for name, value in snapshot.part("best").items()}
+        self.best = best or state
+        for name, parameter in self.model.named_parameters():
+            moments = snapshot.part(f"optimiser/{name}")
+            if moments:
+                self.optimiser.state[parameter] = {
+                    key: value if key == "step" else value.to(self.device) for key, value in moments.items()
+                }
+        for _ in range(self.progress.step):
+            self.schedule.step()
+        per_rank = 2 if self.device.type == "cuda" else 1
+        torch.set_rng_state(snapshot.tensors[f"rng/{self.rank * per_rank}"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(snapshot.tensors[f"rng/{self.rank * per_rank + 1}"], self.device)
+
+    def config_text(self) -> str:
+        """What must be the same for a checkpoint to be continued."""
+        return repr(self.config)

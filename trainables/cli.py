@@ -1,0 +1,91 @@
+"""The command line that every study shares. Its flags are frozen by a test; a new variation is a new study."""
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from sigma_ray import profiles
+from sigma_ray.study import Plan, Study, make_plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """How to run a study.
+
+    Attributes:
+        profile: scale: demo (bundled backbone, generated scenes, minutes on a CPU) or paper (published recipe).
+        seeds: number of seeds; every arm gets seeds 0..N-1.
+        set: change the baseline, e.g. --set train.num_steps=600; repeatable.
+        data_root: folder of the data set (data.root).
+        weights: backbone weights: bundled, hub or a file (backbone.weights).
+        address: Ray cluster to run on; default: $RAY_ADDRESS, else this machine.
+        tracking_uri: MLflow tracking store.
+        output: folder for results.
+        jobs: most trials at a time; default: as many as the resources allow.
+        dry_run: print the plan and stop.
+    """
+
+    profile: str = "demo"
+    seeds: int = 3
+    set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="PATH=VALUE")] = ()
+    data_root: str | None = None
+    weights: str | None = None
+    address: str | None = None
+    tracking_uri: str = "sqlite:///mlflow.db"
+    output: str = "results"
+    jobs: int | None = None
+    dry_run: bool = False
+
+
+def main(study: Study) -> None:
+    """Parse the command line, run `study`, and exit: 0 all trials finished, 1 some failed, 2 input refused."""
+    flags = tyro.cli(Flags, prog=f"python -m studies.{study.name}", description=study.question)
+    try:
+        plan = make_plan(study, flags.profile, num_seeds=_seeds(flags), settings=_settings(flags))
+        if flags.dry_run:
+            _print_plan(plan)
+            sys.exit(0)
+        from trainables.tuner import run_study
+
+        sys.exit(run_study(plan, flags))
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _seeds(flags: Flags) -> int:
+    if flags.seeds < 1 or (flags.jobs is not None and flags.jobs < 1):
+        raise ValueError(f"--seeds and --jobs must be at least 1, but got {flags.seeds} and {flags.jobs}.")
+    return flags.seeds
+
+
+def _settings(flags: Flags) -> list[tuple[str, str]]:
+    pairs = []
+    for text in flags.set:
+        path, found, value = text.partition("=")
+        if not found or not path:
+            raise ValueError(f"--set takes PATH=VALUE, but got {text!r}; for example --set train.num_steps=600.")
+        pairs.append((path, value))
+    pairs += [("data.root", flags.data_root)] if flags.data_root is not None else []
+    pairs += [("backbone.weights", flags.weights)] if flags.weights is not None else []
+    return pairs
+
+
+def _print_plan(plan: Plan) -> None:
+    """The plan as a table: arms with their difference to the baseline, seeds, steps."""
+    from rich.console import Console
+    from rich.table import Table
+
+    baseline = plan.trials[0].config
+    table = Table("arm", "difference to the baseline", title=plan.study.question, title_justify="left")
+    for arm, difference in plan.differences().items():
+        table.add_row(arm, difference or "(baseline)")
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    console.print(
+        f"{len(plan.trials)} trials = {len(plan.arms)} arms x {len(plan.seeds)} seeds, "
+        f"{baseline.train.num_steps} steps of batch {baseline.train.batch_size} each; profile {plan.profile} "
+        f"({', '.join(profiles.names())}), backbone {baseline.backbone.name}, weights {baseline.backbone.weights}."
+    )

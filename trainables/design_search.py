@@ -1,0 +1,78 @@
+"""Optuna's side of a study: the design's points, arm x seed, as trials of one persistent Optuna study.
+
+The points are enumerated by us and enqueued: GridSampler through ask and tell repeats points, and TPE draws
+duplicates. Ray's own OptunaSearch is not used because it marks no trial of a killed driver as failed.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+
+class DesignSearch(Searcher):
+    """Hands each point of a design to Tune once and records its outcome.
+
+    Args:
+        path: journal file of the Optuna study (open it with `optuna-dashboard`).
+        name: Optuna study name.
+        points: the (arm, seed) pairs still to be run, in order.
+        arms: all arms of the study.
+        mode: "max" or "min", the direction of `objective` in the reports.
+    """
+
+    def __init__(
+        self, path: Path, name: str, points: Sequence[tuple[str, int]], arms: Sequence[str], mode: str
+    ) -> None:
+        super().__init__(metric="objective", mode=mode)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(path))), study_name=name, load_if_exists=True,
+            direction="maximize" if mode == "max" else "minimize", sampler=optuna.samplers.RandomSampler(seed=0),
+        )
+        for stale in self._study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING), deepcopy=False):
+            self._study.tell(stale.number, state=TrialState.FAIL)
+        self._points = list(points)
+        self._arms = list(arms)
+        self._asked: dict[str, optuna.Trial] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher for `Tuner.restore`, which is not how a study is resumed: nothing to keep."""
+        return {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next point, or `FINISHED`."""
+        if not self._points:
+            return Searcher.FINISHED
+        arm, seed = self._points.pop(0)
+        self._study.enqueue_trial({"arm": arm, "seed": seed})
+        space = {"arm": CategoricalDistribution(self._arms), "seed": IntDistribution(0, max(seed, 999))}
+        self._asked[trial_id] = self._study.ask(space)
+        return {"arm": arm, "seed": seed}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Record an intermediate validation value."""
+        value = result.get("objective", math.nan)
+        if math.isfinite(value) and "final" not in result:
+            self._asked[trial_id].report(value, int(result["step"]))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Record the end: a value, or a failure."""
+        trial, value = self._asked.pop(trial_id), (result or {}).get("objective", math.nan)
+        if error or not result or "final" not in result or not math.isfinite(value):
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            self._study.tell(trial, value)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study is on disk, and a re-run makes a new plan."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore, see `save`."""

@@ -1,0 +1,73 @@
+"""What is checked before any trial starts. Everything here raises one clear `ValueError`."""
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
+
+from sigma_ray.config import TrialConfig
+from sigma_ray.data import Info
+
+
+def output_folder(path: Path) -> Path:
+    """`path`, created, and proven writable."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--output must be a folder that can be written, but {path} cannot ({error.strerror}); choose another."
+        ) from None
+    return path.absolute()
+
+
+@contextmanager
+def study_lock(folder: Path) -> Iterable[None]:  # type: ignore[misc]
+    """Hold the study's folder for this invocation; the operating system frees it whatever way the driver ends."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"this study is already running on {folder}; wait for it, stop it, or choose another --output."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def ray_address(address: str | None) -> str:
+    """The address to hand to `ray.init`: `--address`, else $RAY_ADDRESS, else "local" for a cluster of our own."""
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address in ("local", "auto"):
+        return address
+    parts = urlsplit(address if "://" in address else f"ray-gcs://{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port:
+        raise ValueError(f"--address must be auto, HOST:PORT or ray://HOST:PORT, but got {address!r}.")
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+    except OSError as error:
+        raise ValueError(
+            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head` or `ray up "
+            "cluster.yaml`, or leave --address away to run on this machine."
+        ) from None
+    return address
+
+
+def models(configs: Iterable[TrialConfig], info: Info) -> None:
+    """Build every distinct model once, so that what cannot attach or load is refused before training."""
+    from sigma_ray import model
+
+    for config in configs:
+        model.build(config, info)

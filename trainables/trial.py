@@ -1,0 +1,165 @@
+"""One trial, as Ray runs it: a Tune function for one worker, Ray Train inside it for several.
+
+Training processes never talk to MLflow. They report points to the driver, and write checkpoints into the trial's own
+folder, whose name is the trial key: a trial that is started again, by whatever driver, goes on from there.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+VALIDATION = "val/miou"
+MODEL_FILE, EXAMPLES_FILE = "model.safetensors", "predictions.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a worker needs to run a trial; plain values, because it travels to other processes."""
+
+    key: str
+    arm: str
+    seed: int
+    config: dict[str, Any]
+    folder: str
+
+
+def run(params: Mapping[str, Any], *, specs: Mapping[str, Spec]) -> None:
+    """The Tune function. `params` holds arm and seed; `specs` is keyed by `label(arm, seed)`."""
+    from ray import tune
+
+    spec = specs[label(params["arm"], params["seed"])]
+    if spec.config["num_workers"] == 1:
+        execute(spec, tune.report)
+    else:
+        _run_workers(spec)
+
+
+def label(arm: str, seed: int) -> str:
+    """How a trial is called in plans and logs."""
+    return f"{arm} / seed {seed}"
+
+
+def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
+    """Train and test on this process (one of several under `torch.distributed`), reporting as it goes.
+
+    Reports carry `points`, `objective` (the validation metric, which searches go by) and, at the end, `final`. An expected failure is reported as `failure`, not raised, so
+    that the process stays fit for the next trial.
+    """
+    import torch
+
+    from sigma_ray import model as models
+    from sigma_ray import train
+    from sigma_ray.checkpoint import Checkpoints
+    from sigma_ray.config import from_dict
+    from sigma_ray.evaluate import save_examples
+    from sigma_ray.failures import TrialFailure
+
+    config = from_dict(spec.config)
+    device = _device()
+    torch.set_num_threads(_num_threads())
+    data = open_data(spec.config["data"]["name"], config.data)
+    folder = Path(spec.folder)
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+    def publish(points: list[dict[str, float]]) -> None:
+        if points:
+            value = next((p[VALIDATION] for p in reversed(points) if VALIDATION in p), math.nan)
+            step = points[-1]["step"]
+            report({"points": points, "objective": value, "step": step, "system": _usage(device)})
+
+    try:
+        model = models.build(config, data.info)
+        final = train.fit(
+            config, model, data, report=publish, checkpoints=Checkpoints(folder), device=device
+        )
+    except TrialFailure as failure:
+        report({"points": [], "step": 0, "objective": math.nan, "failure": f"{type(failure).__name__}: {failure}"})
+        return
+    if rank == 0:
+        _export(spec, model, folder / MODEL_FILE)
+        save_examples(model, data.split("test"), folder / EXAMPLES_FILE, device=device)
+    step = config.train.num_steps
+    report({"points": [], "step": step, "objective": final[VALIDATION], "final": final})
+
+
+@functools.lru_cache(maxsize=4)
+def open_data(name: str, config: Any) -> Any:
+    """The data set, opened once per process and shared by its trials."""
+    from sigma_ray import data
+
+    return data.open_data(name, config)
+
+
+def _run_workers(spec: Spec) -> None:
+    """Start `num_workers` processes with `torch.distributed` between them, and pass their reports on to Tune."""
+    import ray
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    gpus = ray.cluster_resources().get("GPU", 0) >= spec.config["num_workers"]
+    trainer = TorchTrainer(
+        work,
+        train_loop_config=asdict(spec),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(num_workers=spec.config["num_workers"], use_gpu=gpus),
+        run_config=RunConfig(
+            name=spec.key, storage_path=str(Path(spec.folder).parent / "workers"), callbacks=[TuneReportCallback()]
+        ),
+    )
+    trainer.fit()
+
+
+def work(spec: dict[str, Any]) -> None:
+    """The loop of one Ray Train worker."""
+    from ray import train
+
+    execute(Spec(**spec), train.report)
+
+
+def _export(spec: Spec, model: Any, path: Path) -> None:
+    """Write the selected adapter and head, with what they belong to."""
+    import json
+
+    from safetensors.torch import save
+
+    from sigma_ray.files import write_atomically
+
+    tensors = {name: value.cpu().contiguous() for name, value in model.trained_state().items()}
+    metadata = {
+        "config": json.dumps(spec.config), "trial_key": spec.key,
+        "backbone": model.backbone.name, "backbone_sha256": model.backbone.weights_sha256 or "random",
+    }
+    write_atomically(path, save(tensors, metadata))
+
+
+def _device() -> Any:
+    import ray
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
+
+
+def _num_threads() -> int:
+    """As many threads as the trial has CPUs: more of them fight with the other trials' for the same cores."""
+    import ray
+
+    return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+
+
+def _usage(device: Any) -> dict[str, float]:
+    """System metrics of this process, under MLflow's names."""
+    import psutil
+    import torch
+
+    process = psutil.Process()
+    usage = {
+        "system/cpu_utilization_percentage": process.cpu_percent(),
+        "system/system_memory_usage_megabytes": process.memory_info().rss / 1e6,
+    }
+    if device.type == "cuda":
+        usage["system/gpu_0_memory_usage_megabytes"] = torch.cuda.memory_allocated(device) / 1e6
+    return usage
