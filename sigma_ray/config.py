@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -178,7 +179,7 @@ def _parse(path: str, annotation: Any, value: Any) -> Any:
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     if isinstance(value, str):
-        if value.lower() == "none":
+        if value.lower() == "none" and type(None) in typing.get_args(annotation):
             value = None
         elif "tuple" in str(annotation):
             value = tuple(part.strip() for part in value.split(",") if part.strip())

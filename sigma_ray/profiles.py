@@ -7,14 +7,14 @@ from sigma_ray.config import BackboneConfig, TrainConfig, TrialConfig, component
 def demo() -> TrialConfig:
     """The bundled backbone on generated scenes: minutes on a 2-core CPU, no network.
 
-    d = 96 here, so that SIGMA's default width 32 of 768 becomes 4.
+    The learning rate was chosen on validation (seed 0) for SIGMA and the frozen arm alike.
     """
     return TrialConfig(
         backbone=BackboneConfig(name="scenes_tiny", weights="bundled"),
-        adapter=component("adapter", "sigma", bottleneck_dim=4),
+        adapter=component("adapter", "sigma", bottleneck_dim=8),
         head=component("head", "deconv", channels=48),
         data=component("data", "scenes"),
-        train=TrainConfig(num_steps=300, batch_size=16, learning_rate=4e-3, warmup_steps=30, eval_interval=100),
+        train=TrainConfig(num_steps=300, batch_size=16, learning_rate=8e-3, warmup_steps=30, eval_interval=100),
     )
 
 

@@ -70,7 +70,7 @@ def fit(
 
     Returns:
         Final metrics: `test/*`, `val/*` at the selected step, `selected_step`, `seconds` (in the loop: training and
-        evaluation), `train_seconds`, `peak_memory_bytes` and parameter counts.
+        evaluation), `train/seconds` (its training part), `peak_memory_bytes` and parameter counts.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite.
@@ -248,7 +248,7 @@ class _Loop:
         return final | self.model.num_parameters() | {
             "selected_step": self.progress.best_step,
             "seconds": self.progress.train_seconds + self.progress.eval_seconds,
-            "train_seconds": self.progress.train_seconds,
+            "train/seconds": self.progress.train_seconds,
             "peak_memory_bytes": memory.peak_bytes(self.device),
         }
 

@@ -1,7 +1,7 @@
 """Pre-train the bundled backbone `scenes_tiny`: supervised dense labels on source-domain scenes, with Ray Train.
 
 Run:     python -m trainables.pretrain                  (writes sigma_ray/weights/scenes_tiny.safetensors and .json)
-Cost:    about 17 minutes on one CPU core.
+Cost:    about 10 minutes on one CPU core.
 
 The network that is trained is a trial like any other (adapter `full`, random initialisation), run by the same worker
 loop; only its backbone is kept. Afterwards the same head is trained on frozen features of target-domain scenes, once
@@ -39,7 +39,7 @@ class Flags:
         output: folder for the weights and their card.
     """
 
-    num_steps: int = 6_000
+    num_steps: int = 3_000
     num_train: int = 16_000
     num_workers: int = 1
     seed: int = 0

@@ -122,26 +122,17 @@ def lay_out(
         ground, in metres; "horizon" (B,) first ground row.
     """
     height, width = image_size
-    count = MIN_OBJECTS + (u["count"] * (NUM_SLOTS - MIN_OBJECTS + 1)).astype(int)
-    kind = (u["kind"] * len(SHAPES)).astype(int)
-    smallest, share, tilt = np.array([shape[1:] for shape in SHAPES.values()]).T[:, kind]
-    low = np.maximum(diameters[0], smallest * min_part)
-    diameter = low * (diameters[1] / low) ** u["size"]
-    # Small objects come last (nearest), so that large ones do not bury them; the noise lets some overlap.
-    key = np.log(diameter) + 0.4 * u["order"]
-    key[np.arange(NUM_SLOTS) >= count[:, None]] = -np.inf
-    order = np.argsort(-key, axis=1)
-    kind, share, tilt, diameter = (np.take_along_axis(a, order, 1) for a in (kind, share, tilt, diameter))
+    kind, share, tilt, diameter = _choose(u, diameters, min_part)
     horizon = height * (0.3 + 0.3 * u["horizon"])
     base = horizon[:, None] + (height - horizon)[:, None] * (0.1 + 0.9 * np.sort(u["base"], axis=1))
-    # A tall object stands lower, so that most of it is in the picture. Nothing reaches below its base row, for
-    # the ground there is nearer than the object.
+    # A tall object stands lower, so that most of it is in the picture. Nothing reaches below its base row,
+    # for the ground there is nearer than the object.
     base = np.maximum.accumulate(np.maximum(base, 0.8 * diameter), axis=1)
     place_x, y = _place(u, diameter, base, width)
     near = 1.0 / (1.5 + 1.5 * u["near"])
     rows = np.arange(height) + 0.5
     return {
-        "kind": np.where(np.arange(NUM_SLOTS) < count[:, None], kind, -1),
+        "kind": kind,
         "x": place_x,
         "y": y,
         "diameter": diameter,
@@ -152,6 +143,23 @@ def lay_out(
         "ground": _depth(np.broadcast_to(rows, (len(near), height)), horizon[:, None], near[:, None], height),
         "horizon": horizon,
     }
+
+
+def _choose(
+    u: dict[str, Array], diameters: tuple[float, float], min_part: float
+) -> tuple[Array, Array, Array, Array]:
+    """Kind, part width / diameter, largest tilt and diameter (B, S), from the farthest slot to the nearest."""
+    count = MIN_OBJECTS + (u["count"] * (NUM_SLOTS - MIN_OBJECTS + 1)).astype(int)
+    empty = np.arange(NUM_SLOTS) >= count[:, None]
+    kind = (u["kind"] * len(SHAPES)).astype(int)
+    smallest, share, tilt = np.array([shape[1:] for shape in SHAPES.values()]).T[:, kind]
+    low = np.maximum(diameters[0], smallest * min_part)
+    diameter = low * (diameters[1] / low) ** u["size"]
+    # Small objects come last (nearest), so that large ones do not bury them; the noise lets some overlap.
+    key = np.log(diameter) + 0.4 * u["order"]
+    order = np.argsort(np.where(empty, np.inf, -key), axis=1)
+    kind, share, tilt, diameter = (np.take_along_axis(a, order, 1) for a in (kind, share, tilt, diameter))
+    return np.where(empty, -1, kind), share, tilt, diameter
 
 
 def _depth(row: Array, horizon: Array, near: Array, height: int) -> Array:

@@ -9,8 +9,6 @@ Array = np.ndarray
 NUM_COLOURS = 8
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 LATTICE = 14
-SOURCE_PATTERNS = ("flat", "stripes", "gradient")
-TARGET_PATTERNS = ("checker", "dots", "noise")
 
 
 def palette(u: Array) -> Array:
@@ -62,13 +60,9 @@ def paint(region: Array, u: dict[str, Array], target: bool) -> Array:
     across = rows * cos - columns * sin + phase
     pattern = at(np.floor(u["pattern"] * 3)).astype(np.int8)
     if target:
-        first, second = np.sin(along), np.sin(across)
-        blend = np.where(pattern == 0, (first * second > 0), (first + second > 0.7)).astype(np.float32)
-        blend = np.where(pattern == 2, _value_noise(u["lattice"], height, width), blend)
+        blend = _target_pattern(pattern, along, across, _value_noise(u["lattice"], height, width))
     else:
-        slope = along * np.float32(1 / (2 * np.pi)) * at(period / max(height, width))
-        blend = np.where(pattern == 1, np.sin(along) > 0, np.abs(slope % 2 - 1)).astype(np.float32)
-        blend[pattern == 0] = 0.0
+        blend = _source_pattern(pattern, along, at(period / max(height, width)))
     blend -= np.float32(0.5)
     base = palette(u["colour"])
     reach = (0.25 + 0.35 * u["amplitude"]) if not target else (0.2 + 0.3 * u["amplitude"])
@@ -79,6 +73,21 @@ def paint(region: Array, u: dict[str, Array], target: bool) -> Array:
         np.multiply(blend, at(accent[..., channel]), out=image[:, channel])
         image[:, channel] += at(base[..., channel])
     return image
+
+
+def _target_pattern(pattern: Array, along: Array, across: Array, noise: Array) -> Array:
+    """Checker, dots or value noise (pattern 0, 1, 2) from the two phases: 0 .. 1, shape (B, H, W)."""
+    first, second = np.sin(along), np.sin(across)
+    blend = np.where(pattern == 0, (first * second > 0), (first + second > 0.7)).astype(np.float32)
+    return np.where(pattern == 2, noise, blend)
+
+
+def _source_pattern(pattern: Array, along: Array, period: Array) -> Array:
+    """Flat, stripes or gradient (pattern 0, 1, 2); `period` of the stripes as a share of the longer side."""
+    slope = along * np.float32(1 / (2 * np.pi)) * period
+    blend = np.where(pattern == 1, np.sin(along) > 0, np.abs(slope % 2 - 1)).astype(np.float32)
+    blend[pattern == 0] = 0.0
+    return blend
 
 
 def _value_noise(lattice: Array, height: int, width: int) -> Array:

@@ -101,19 +101,16 @@ def render(
     """
     one_of("split", split, SPLITS)
     one_of("domain", domain, DOMAINS)
-    target, shorter = domain == "target", min(image_size)
     numbers = np.asarray(indices, dtype=np.int64)
     if numbers.size and numbers.min() < 0:
         raise ValueError(f"indices must be 0 or greater, but got {numbers.min()}; count scenes from 0.")
     u, noise = _draw(numbers, seed, split, domain, image_size)
-    largest = max_object_fraction * shorter
-    # The source shows a narrower band of sizes: part of the gap that adaptation has to bridge.
-    diameters = (
-        (2.0 * min_object, largest) if target else (3.5 * min_object, max(0.75 * largest, 4.5 * min_object))
-    )
+    diameters = 2.0 * min_object, max_object_fraction * min(image_size)
+    if domain == "source":  # a narrower band of sizes: part of the gap that adaptation has to bridge
+        diameters = 3.5 * min_object, max(0.75 * diameters[1], 4.5 * min_object)
     scene = _shapes.lay_out(u, image_size, diameters, float(min_object))
     covered = _shapes.covers(scene, image_size)
-    return _compose(scene, covered, u, noise, target)
+    return _compose(scene, covered, u, noise, domain == "target")
 
 
 def _draw(

@@ -142,7 +142,7 @@ def build(
         splits: names of the splits; each becomes `<split>.arrow`.
 
     Raises:
-        ValueError: a split without samples, or samples of varying shape; and whatever the callables raise.
+        ValueError: a split without samples, or samples of varying shape; or raised by the callables.
         OSError: `folder` cannot be written.
     """
     if (meta := read_meta(folder)) is not None:
@@ -155,13 +155,11 @@ def build(
             _discard_leftovers(folder)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=_prefix(folder)) as scratch:
                 fresh = Path(scratch) / "tables"
-                fresh.mkdir()
                 meta = _write_all(fresh, info, fingerprint, batches, splits)
                 os.rename(fresh, folder)
     except OSError as error:
-        reason = error.strerror or str(error)
         raise OSError(
-            f"Cannot write the data cache {folder.parent} ({reason}); set SIGMA_RAY_CACHE to a folder "
+            f"Cannot write the data cache {folder.parent} ({error.strerror or error}); set SIGMA_RAY_CACHE to a folder "
             "with space that you may write."
         ) from error
     return meta
@@ -207,6 +205,7 @@ def _write_all(
     splits: Iterable[str],
 ) -> Meta:
     labels = info()
+    folder.mkdir()
     rows = {split: _write(folder / f"{split}.arrow", iter(batches(split))) for split in splits}
     size = {split: (folder / f"{split}.arrow").stat().st_size for split in rows}
     # After the samples, which find unusable files and say so better than a hash of their bytes would.

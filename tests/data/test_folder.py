@@ -51,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 
 def refused(cfg: folder.Config) -> str:
     """The message with which `open_data` refuses `cfg`, on one line."""
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=r"\S") as caught:
         data.open_data("folder", cfg)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -81,7 +81,17 @@ def test_image_and_mask_are_scaled_alike(tmp_path: Path) -> None:
     assert got["image"].shape == (1, 3, 40, 32)
     np.testing.assert_array_equal(got["mask"][0] == 1, got["image"][0, 0] > 100)
     assert set(np.unique(got["mask"])) == {0, 1}
-    assert (got["mask"][0, 10:30, 8:20] == 1).all() and got["mask"].sum() == 20 * 12
+    assert (got["mask"][0, 10:30, 8:20] == 1).all()
+    assert got["mask"].sum() == 20 * 12
+
+
+def test_scaling_invents_no_labels(tmp_path: Path) -> None:
+    """Edges between ids 0 and 3 that fall inside a new pixel give 0 or 3, nothing between."""
+    root = make(tmp_path / "set", training=1, validation=1, test=1)
+    mask = np.where(np.add.outer(np.arange(12), np.arange(16)) % 5 < 2, 3, 0).astype(np.uint8)
+    Image.fromarray(mask).save(root / "annotations/training/training_000.png")
+    got = data.open_data("folder", config(root, image_size=(7, 9))).split("train").take([0])["mask"]
+    assert set(np.unique(got)) == {0, 3}
 
 
 @pytest.mark.parametrize("absent", ["test", "validation"])
@@ -189,7 +199,8 @@ def test_missing_annotations_are_counted_and_three_are_named(tmp_path: Path) -> 
     for i in range(5):
         (root / "annotations" / "training" / f"training_{i:03}.png").unlink()
     message = refused(config(root))
-    assert message.startswith("5 of the 6 images in ") and "and 2 more" in message
+    assert message.startswith("5 of the 6 images in ")
+    assert "and 2 more" in message
     assert [f"training_{i:03}.png has no annotation" in message for i in range(5)] == [True] * 3 + [False] * 2
 
 
@@ -241,7 +252,8 @@ def test_masks_and_images_of_other_kinds_are_named(root: Path) -> None:
 def test_a_wrong_classes_json_is_refused(root: Path, content: str, rule: str) -> None:
     (root / "classes.json").write_text(content)
     message = refused(config(root))
-    assert rule in message and "classes.json" in message
+    assert rule in message
+    assert "classes.json" in message
 
 
 def test_the_number_of_classes_is_needed_without_classes_json(root: Path) -> None:
@@ -271,7 +283,8 @@ def test_camvid_is_read_as_published() -> None:
     """The published split sizes and classes; small samples, so that this takes seconds."""
     opened = data.open_data("folder", folder.Config(root=str(CAMVID), image_size=(24, 32)))
     assert [len(opened.split(split)) for split in data.SPLITS] == [367, 101, 233]
-    assert opened.info.num_classes == 11 and opened.info.class_names[0] == "sky"
+    assert opened.info.num_classes == 11
+    assert opened.info.class_names[0] == "sky"
     mask = opened.split("val").take(range(101))["mask"]
     assert set(np.unique(mask)) <= {*range(11), 255}
     share = np.bincount(mask.ravel(), minlength=256) / mask.size

@@ -63,7 +63,8 @@ def test_every_label_agrees_with_the_instance_mask(batch: dict[str, np.ndarray])
         rows, columns = np.nonzero(batch["instance"][image] == slot + 1)
         label = batch["labels"][image, slot]
         if len(rows) == 0:
-            assert label == -1 and not batch["boxes"][image, slot].any()
+            assert label == -1
+            assert not batch["boxes"][image, slot].any()
             continue
         edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert batch["boxes"][image, slot].tolist() == edges
@@ -75,7 +76,8 @@ def test_every_label_agrees_with_the_instance_mask(batch: dict[str, np.ndarray])
 def test_depth_agrees_with_what_hides_what(batch: dict[str, np.ndarray]) -> None:
     """Later slots are nearer, and the ground comes nearer row by row."""
     depth, instance = batch["depth"], batch["instance"]
-    assert depth.min() > 1 and depth.max() <= np.float32(_shapes.FAR)
+    assert depth.min() > 1
+    assert depth.max() <= np.float32(_shapes.FAR)
     for image in range(len(depth)):
         seen = [depth[image][instance[image] == slot][0] for slot in np.unique(instance[image]) if slot]
         assert seen == sorted(seen, reverse=True)
@@ -84,8 +86,8 @@ def test_depth_agrees_with_what_hides_what(batch: dict[str, np.ndarray]) -> None
 
 
 def test_hidden_objects_are_painted_over_by_nearer_ones() -> None:
-    u, noise = scenes._draw(np.arange(16), 0, "train", "target", (64, 64))
-    scene = _shapes.lay_out(u, (64, 64), (6.0, 32.0), 3.0)
+    u, noise = scenes._draw(np.arange(200), 0, "train", "target", (64, 64))
+    scene = _shapes.lay_out(u, (64, 64), (6.0, 56.0), 3.0)
     covered = _shapes.covers(scene, (64, 64))
     result = scenes._compose(scene, covered, u, noise, target=True)
     numbers = np.arange(1, _shapes.NUM_SLOTS + 1)[None, :, None, None]
@@ -121,9 +123,12 @@ def test_shapes_have_the_area_of_their_formula(name: str) -> None:
 
 def test_classes_are_all_common_and_small_objects_stay_visible(batch: dict[str, np.ndarray]) -> None:
     share = np.bincount(batch["mask"].ravel(), minlength=len(scenes.CLASS_NAMES)) / batch["mask"].size
-    assert share.min() > 0.004 and share[:2].max() < 0.6
+    assert share.min() > 0.004
+    assert share[:2].max() < 0.6
     placed = (batch["labels"] >= 0).sum(axis=1)
-    assert placed.min() >= 3 and placed.max() <= _shapes.NUM_SLOTS and placed.mean() > 5
+    assert placed.min() >= 3
+    assert placed.max() <= _shapes.NUM_SLOTS
+    assert placed.mean() > 5
 
 
 def test_sizes_reach_from_tiny_to_half_the_image_in_the_target() -> None:
@@ -133,8 +138,10 @@ def test_sizes_reach_from_tiny_to_half_the_image_in_the_target() -> None:
         boxes, labels = data["boxes"], data["labels"]
         longest = np.maximum(boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1])[labels == 2]
         spans[domain] = np.percentile(longest, [5, 95])
-    assert spans["target"][0] <= 9 and spans["target"][1] >= 22
-    assert spans["target"][0] < spans["source"][0] and spans["source"][1] < spans["target"][1]
+    assert spans["target"][0] <= 9
+    assert spans["target"][1] >= 22
+    assert spans["target"][0] < spans["source"][0]
+    assert spans["source"][1] < spans["target"][1]
 
 
 def test_colour_says_nothing_about_the_class() -> None:
@@ -172,7 +179,8 @@ def test_objects_differ_from_what_surrounds_them() -> None:
         for slot in np.unique(instance)[1:]:
             colour = image[:, instance == slot].mean(axis=1)
             gaps.append(min(np.linalg.norm(colour - other) for other in stuff))
-    assert np.percentile(gaps, 10) > 20 and np.median(gaps) > 45
+    assert np.percentile(gaps, 10) > 20
+    assert np.median(gaps) > 45
 
 
 @pytest.mark.parametrize("image_size", [(48, 80), (96, 96)])
@@ -201,7 +209,8 @@ def test_info_and_fingerprint_follow_the_config() -> None:
         {"image_size": (96, 64)},
     ]
     prints = [scenes.fingerprint(scenes.Config(**variant)) for variant in variants]
-    assert len(set(prints)) == len(prints) and prints[0] == scenes.fingerprint(scenes.Config())
+    assert len(set(prints)) == len(prints)
+    assert prints[0] == scenes.fingerprint(scenes.Config())
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,8 @@ def test_samples_are_copies_of_a_mapped_file(tmp_path: Path) -> None:
     build(tmp_path / "t")
     table = tables.Table.open(tmp_path / "t" / "train.arrow")
     view = table._views["image"][1]
-    assert not view.flags.owndata and not view.flags.writeable
+    assert not view.flags.owndata
+    assert not view.flags.writeable
     taken = table.take(np.array([3]))["image"]
     before = taken.copy()
     taken[:] = 0
@@ -109,7 +110,8 @@ def test_rows_outside_the_table_are_refused(tmp_path: Path, rows: list[int]) -> 
 def test_a_second_build_reads_what_the_first_wrote(tmp_path: Path) -> None:
     first = build(tmp_path / "t")
     assert first == build(tmp_path / "t", samples(2, seed=5), (2,))
-    assert first.info == INFO and first.rows == {"train": 7}
+    assert first.info == INFO
+    assert first.rows == {"train": 7}
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == ["meta.json", "train.arrow"]
 
 
@@ -147,7 +149,7 @@ def test_opening_no_table_says_what_to_do(tmp_path: Path, content: bytes | None)
     path = tmp_path / "train.arrow"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match="Cannot open the table .*train.arrow: it is .*; delete ") as caught:
+    with pytest.raises(ValueError, match=r"Cannot open the table .*train.arrow: it is .*; delete ") as caught:
         tables.Table.open(path)
     assert "\n" not in str(caught.value)
 
@@ -184,7 +186,8 @@ def test_a_killed_builder_leaves_no_half_table(tmp_path: Path) -> None:
     _wait(lambda: log.exists() and any(tmp_path.glob(".t.*/tables/train.arrow")))
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not folder.exists() and tables.read_meta(folder) is None
+    assert not folder.exists()
+    assert tables.read_meta(folder) is None
     assert any(tmp_path.glob(".t.*"))
     assert build(folder).rows == {"train": 7}
     assert not any(tmp_path.glob(".t.*"))
@@ -204,7 +207,9 @@ def test_a_cache_that_cannot_be_written_is_reported_in_one_line(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SIGMA_RAY_CACHE", str(tmp_path / "file"))
-    with pytest.raises(OSError, match="Cannot write the data cache .*file .*; set SIGMA_RAY_CACHE") as caught:
+    with pytest.raises(
+        OSError, match=r"Cannot write the data cache .*file .*; set SIGMA_RAY_CACHE"
+    ) as caught:
         data.open_data("scenes", scenes.Config(num_train=1, num_val=1, num_test=1))
     assert "\n" not in str(caught.value)
 
@@ -213,7 +218,8 @@ def test_open_data_gives_the_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("SIGMA_RAY_CACHE", str(tmp_path))
     cfg = scenes.Config(num_train=70, num_val=3, num_test=2)
     opened = data.open_data("scenes", cfg)
-    assert opened.info == scenes.info(cfg) and opened.fingerprint == scenes.fingerprint(cfg)
+    assert opened.info == scenes.info(cfg)
+    assert opened.fingerprint == scenes.fingerprint(cfg)
     assert [len(opened.split(split)) for split in data.SPLITS] == [70, 3, 2]
     expected = scenes.render([69, 0, 64])
     for name, values in opened.split("train").take([69, 0, 64]).items():

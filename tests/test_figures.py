@@ -1,0 +1,79 @@
+"""Labels do not collide, curves are true means, class colours are fixed."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sigma_ray import figures
+from sigma_ray.report import ArmRow
+
+METRIC = "test/miou"
+
+
+def arm_row(arm: str, *, parameters: int, mean: float) -> ArmRow:
+    """An arm of three seeds with an interval of 0.01 around its mean."""
+    return ArmRow(
+        arm=arm,
+        difference="",
+        baseline=False,
+        n=3,
+        n_failed=0,
+        mean=mean,
+        ci_low=mean - 0.01,
+        ci_high=mean + 0.01,
+        n_pairs=0,
+        delta=math.nan,
+        delta_low=math.nan,
+        delta_high=math.nan,
+        p=math.nan,
+        p_holm=math.nan,
+        verdict="too few seeds",
+        trainable_parameters=parameters,
+        seconds=10.0,
+        peak_memory_bytes=10**8,
+    )
+
+
+def test_a_single_arm_and_no_arm() -> None:
+    """One point is a figure; none is no figure."""
+    figure = figures.metric_vs_parameters([arm_row("sigma", parameters=1000, mean=0.3)], METRIC)
+    assert figure is not None and figures.png(figure).startswith(b"\x89PNG")
+    assert figures.metric_vs_parameters([], METRIC) is None
+    assert figures.training_curves({}, ["sigma"], METRIC) is None
+    assert figures.predictions({}, ["sigma"]) is None
+
+
+def test_every_label_of_a_crowd_is_apart_from_the_others() -> None:
+    """Ten arms with nearly the same parameters and scores."""
+    crowd = [
+        replace(
+            row, arm=f"kernels {i},{i + 2}", trainable_parameters=60_000 + 300 * i, mean=row.mean + i / 2000
+        )
+        for i in range(10)
+    ]
+    figure = figures.metric_vs_parameters(crowd, METRIC)
+    assert figure is not None
+    figures.png(figure)
+    texts = [text for text in figure.axes[0].texts if text.get_text()]
+    boxes = [text.get_window_extent() for text in texts]
+    assert len(texts) == 10
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_curves_of_unequal_length_are_averaged_where_all_seeds_are() -> None:
+    """A seed that ended early shortens the arm's curve instead of bending it."""
+    curves = {("sigma", 0): [(1, 0.1), (2, 0.2), (3, 0.3)], ("sigma", 1): [(1, 0.3), (2, 0.4)]}
+    figure = figures.training_curves(curves, ["sigma", "fixed"], METRIC)
+    assert figure is not None
+    (line,) = figure.axes[0].lines
+    assert np.asarray(line.get_xydata()) == pytest.approx(np.array([[1, 0.2], [2, 0.3]]))
+    assert figure.axes[0].get_ylabel().startswith("val/miou")
+
+
+def test_class_colours_are_fixed_and_distinct() -> None:
+    """The same id has the same colour everywhere; ignored pixels alone are black."""
+    ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    colours = figures.class_colours(ids).reshape(-1, 3)
+    assert colours.dtype == np.uint8 and not colours[255].any() and colours[:255].any(axis=1).all()
+    assert len(np.unique(colours[:150], axis=0)) == 150
