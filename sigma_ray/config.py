@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,21 +106,39 @@ def override(config: TrialConfig, path: str, value: Any) -> TrialConfig:
     Raises:
         ValueError: no such path, or a value of the wrong kind.
     """
-    head, _, rest = path.partition(".")
+    return override_all(config, [(path, value)])
+
+
+def override_all(config: TrialConfig, edits: Iterable[tuple[str, Any]]) -> TrialConfig:
+    """`override` for several edits that are checked together: components are replaced first, then fields set.
+
+    So the order does not matter, and two fields that only make sense together can be changed together.
+    """
+    edits = [(*path.partition(".")[::2], value) for path, value in edits]
+    replaced = {
+        head: component(head, str(value)) for head, rest, value in edits
+        if head in components.KINDS and rest in ("", "name")
+    }
     known = {field.name: field for field in dataclasses.fields(TrialConfig)}
-    current = getattr(config, head) if head in known else None
-    if head in components.KINDS and rest in ("", "name"):
-        return dataclasses.replace(config, **{head: component(head, str(value))})
-    if dataclasses.is_dataclass(current) and rest:
-        inner = {field.name: field for field in dataclasses.fields(current)}
+    inner: dict[str, dict[str, Any]] = {}
+    for head, rest, value in edits:
+        if head in components.KINDS and rest in ("", "name"):
+            continue
+        path = f"{head}.{rest}" if rest else head
+        current = replaced.get(head, getattr(config, head, None)) if head in known else None
+        if not dataclasses.is_dataclass(current):
+            replaced[path] = _parse(path, _field("", "", known, path).type, value)
+            continue
+        fields = {field.name: field for field in dataclasses.fields(current)}
+        if not rest:
+            example = f", e.g. {head}.{next(iter(fields))}=..." if fields else ""
+            raise ValueError(f"{head} is a group of fields; set one of {', '.join(fields)}{example}")
         owner = components.name_of(current) if head in components.KINDS else ""
-        parsed = _parse(path, _field(head, owner, inner, rest).type, value)
-        return dataclasses.replace(config, **{head: dataclasses.replace(current, **{rest: parsed})})
-    field = _field("", "", known, path)
-    if dataclasses.is_dataclass(current):
-        inner_names = ", ".join(f.name for f in dataclasses.fields(current))
-        raise ValueError(f"{path} is a group of fields; set one of {inner_names}, e.g. {path}.{inner_names.split(',')[0]}=...")
-    return dataclasses.replace(config, **{path: _parse(path, field.type, value)})
+        parsed = _parse(path, _field(head, owner, fields, rest).type, value)
+        inner.setdefault(head, {})[rest] = parsed
+    for head, values in inner.items():
+        replaced[head] = dataclasses.replace(replaced.get(head, getattr(config, head)), **values)
+    return dataclasses.replace(config, **replaced)
 
 
 def to_dict(config: TrialConfig) -> dict[str, Any]:

@@ -28,10 +28,13 @@ DPI = 150
 NUM_IMAGES = 4
 IGNORED = 255
 # Kelly's list of greatest contrast, without black (ignored pixels) and white.
+# fmt: off
 CLASSES = (
-    "#4E79A7 #F3C300 #875692 #F38400 #A1CAF1 #BE0032 #C2B280 #848482 #008856 #E68FAC "
-    "#0067A5 #F99379 #604E97 #F6A600 #B3446C #DCD300 #882D17 #8DB600 #654522 #E25822 #2B3D26"
-).split()
+    "#4E79A7", "#F3C300", "#875692", "#F38400", "#A1CAF1", "#BE0032", "#C2B280",
+    "#848482", "#008856", "#E68FAC", "#0067A5", "#F99379", "#604E97", "#F6A600",
+    "#B3446C", "#DCD300", "#882D17", "#8DB600", "#654522", "#E25822", "#2B3D26",
+)
+# fmt: on
 
 
 def png(figure: "Figure") -> bytes:
@@ -130,6 +133,7 @@ def training_curves(
 def predictions(examples: Mapping[str, Path], arms: Sequence[str]) -> "Figure | None":
     """Test images with their ground truth and each arm's prediction; ignored pixels are black."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from safetensors.numpy import load_file
 
     loaded = {arm: load_file(examples[arm]) for arm in arms if arm in examples}
@@ -141,10 +145,8 @@ def predictions(examples: Mapping[str, Path], arms: Sequence[str]) -> "Figure | 
     columns |= {arm: class_colours(tensors["prediction"]) for arm, tensors in loaded.items()}
     ratio = first["image"].shape[2] / first["image"].shape[3]
     cell = 1.35
-    figure = Figure(figsize=(cell * len(columns), cell * ratio * count + 0.45), layout="constrained")
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    figure = Figure(figsize=(cell * len(columns), cell * ratio * count + 0.45), layout=layout)
     grid = figure.subplots(count, len(columns), squeeze=False)
     for column, (name, images) in enumerate(columns.items()):
         grid[0][column].set_title(

@@ -58,6 +58,7 @@ def build(config: TrialConfig, info: Info) -> Model:
     Raises:
         ValueError: weights that do not fit, an image size the patch does not divide, an adapter that cannot attach.
     """
+    torch.manual_seed(config.seed)  # a backbone with weights=None draws random numbers
     backbone = backbones.load(config.backbone.name, config.backbone.weights, image_size=info.image_size)
     torch.manual_seed(config.seed)
     head = heads.load(components.name_of(config.head)).build(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sigma_ray import profiles
-from sigma_ray.config import TrialConfig, flatten, override, to_dict
+from sigma_ray.config import TrialConfig, flatten, override, override_all, to_dict
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,13 @@ def make_plan(study: Study, profile: str, *, num_seeds: int, settings: Sequence[
         profile: a name in `sigma_ray.profiles`.
         num_seeds: seeds 0..num_seeds-1, the same for every arm.
         settings: (path, text) edits of the baseline from the command line; applied before the arms' own edits,
-            components first, so that `data=folder` and `data.num_classes=11` work in either order.
+            all together, so that `data=folder` and `data.num_classes=11` work in either order.
 
     Raises:
         ValueError: an edit that the configuration refuses, or two arms that are the same configuration.
     """
     base = profiles.load(profile)
-    for path, value in sorted(settings, key=lambda item: "." in item[0].removesuffix(".name")):
-        base = override(base, path, value)
+    base = override_all(base, settings)
     arms = tuple(study.arms(profile))
     configs = {arm.name: _apply(base, arm) for arm in arms}
     for index, arm in enumerate(arms):
@@ -116,10 +115,7 @@ def make_plan(study: Study, profile: str, *, num_seeds: int, settings: Sequence[
 
 
 def _apply(base: TrialConfig, arm: Arm) -> TrialConfig:
-    config = base
-    for edit in arm.edits:
-        config = override(config, edit.path, edit.value)
-    return config
+    return override_all(base, [(edit.path, edit.value) for edit in arm.edits])
 
 
 def _difference(base: Mapping[str, Any], plain: Mapping[str, Any]) -> str:

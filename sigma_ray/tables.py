@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sigma_ray.study import Plan
 
 FEWEST_SEEDS = 3
-NONE = "–"
+NONE = "-"
 
 
 def markdown(
@@ -120,8 +120,8 @@ def _explanation(plan: "Plan", summary: Sequence["ArmRow"]) -> str:
         f"Delta: mean difference to `{summary[0].arm}`, paired by seed, with the t interval of the paired "
         "differences. p: two-sided paired t test, adjusted for all arms by Holm.\n\n"
         '"No difference shown" means that the interval of the delta covers zero; it does not mean that the '
-        'arms are equal. "(uncorrected)" means that the interval excludes zero but the adjusted p is not below '
-        "0.05. Intervals describe the spread over seeds on this data set and schedule, not over others."
+        'arms are equal. "(uncorrected)" means that the interval excludes zero but the adjusted p is not '
+        "below 0.05. Intervals describe the spread over seeds on this data set and schedule, not over others."
     )
 
 

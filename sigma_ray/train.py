@@ -146,6 +146,8 @@ class _Loop:
             until = min((self.progress.step // interval + 1) * interval, self.train.num_steps)
             while self.progress.step < until:
                 self.step()
+            if self.recent:
+                self.log_loss()
             self.progress.train_seconds += time.perf_counter() - started
             self.validate()
             self.save()
@@ -173,7 +175,7 @@ class _Loop:
         self.optimiser.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.recent.append(total)
-        if self.progress.step % self.train.log_interval == 0 or self.progress.step == self.train.num_steps:
+        if self.progress.step % self.train.log_interval == 0:
             self.log_loss()
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -217,7 +219,7 @@ class _Loop:
         self.progress.eval_seconds += time.perf_counter() - started
         value = metrics["val/miou"]
         self.point(metrics)
-        if self.train.select == "last" or value > self.progress.best_value:
+        if self.train.select == "last" or not self.best or value > self.progress.best_value:
             self.progress.best_value, self.progress.best_step = value, self.progress.step
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.trained_state().items()}
 

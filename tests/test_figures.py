@@ -38,7 +38,8 @@ def arm_row(arm: str, *, parameters: int, mean: float) -> ArmRow:
 def test_a_single_arm_and_no_arm() -> None:
     """One point is a figure; none is no figure."""
     figure = figures.metric_vs_parameters([arm_row("sigma", parameters=1000, mean=0.3)], METRIC)
-    assert figure is not None and figures.png(figure).startswith(b"\x89PNG")
+    assert figure is not None
+    assert figures.png(figure).startswith(b"\x89PNG")
     assert figures.metric_vs_parameters([], METRIC) is None
     assert figures.training_curves({}, ["sigma"], METRIC) is None
     assert figures.predictions({}, ["sigma"]) is None
@@ -47,10 +48,7 @@ def test_a_single_arm_and_no_arm() -> None:
 def test_every_label_of_a_crowd_is_apart_from_the_others() -> None:
     """Ten arms with nearly the same parameters and scores."""
     crowd = [
-        replace(
-            row, arm=f"kernels {i},{i + 2}", trainable_parameters=60_000 + 300 * i, mean=row.mean + i / 2000
-        )
-        for i in range(10)
+        arm_row(f"kernels {i},{i + 2}", parameters=60_000 + 300 * i, mean=0.3 + i / 2000) for i in range(10)
     ]
     figure = figures.metric_vs_parameters(crowd, METRIC)
     assert figure is not None
@@ -75,5 +73,7 @@ def test_class_colours_are_fixed_and_distinct() -> None:
     """The same id has the same colour everywhere; ignored pixels alone are black."""
     ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
     colours = figures.class_colours(ids).reshape(-1, 3)
-    assert colours.dtype == np.uint8 and not colours[255].any() and colours[:255].any(axis=1).all()
+    assert colours.dtype == np.uint8
+    assert not colours[255].any()
+    assert colours[:255].any(axis=1).all()
     assert len(np.unique(colours[:150], axis=0)) == 150

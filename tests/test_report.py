@@ -98,14 +98,17 @@ def test_the_summary_is_the_statistics() -> None:
             comparison.p,
         )
         assert row.p_holm == p_holm
-    assert summary["sigma"].baseline and math.isnan(summary["sigma"].delta)
-    assert summary["sigma"].seconds == 11 and summary["sigma"].peak_memory_bytes == 10**8 + 2
+    assert summary["sigma"].baseline
+    assert math.isnan(summary["sigma"].delta)
+    assert summary["sigma"].seconds == 11
+    assert summary["sigma"].peak_memory_bytes == 10**8 + 2
 
 
 def test_verdicts_say_no_more_than_the_data() -> None:
     """Worse, no difference shown, baseline; turned round for a metric that should fall."""
     verdicts = {arm: row.verdict for arm, row in by_arm(rows_of(SCORES)).items()}
-    assert verdicts["sigma"] == "baseline" and verdicts["no modulation"] == "no difference shown"
+    assert verdicts["sigma"] == "baseline"
+    assert verdicts["no modulation"] == "no difference shown"
     assert verdicts["no fusion"] == verdicts["fixed"] == "worse"
     assert by_arm(rows_of(SCORES), "min")["fixed"].verdict == "better"
 
@@ -114,7 +117,9 @@ def test_significant_only_without_correction_is_said() -> None:
     """An interval that excludes zero while Holm's p does not fall below 0.05."""
     scores = SCORES | {"fixed": {0: 0.290, 1: 0.297, 2: 0.286}, "no fusion": {0: 0.301, 1: 0.302, 2: 0.303}}
     row = by_arm(rows_of(scores))["fixed"]
-    assert row.delta_high < 0 and row.p < 0.05 < row.p_holm and row.verdict == "worse (uncorrected)"
+    assert row.delta_high < 0
+    assert row.p < 0.05 < row.p_holm
+    assert row.verdict == "worse (uncorrected)"
 
 
 def test_failed_trials_stay_visible(tmp_path: Path) -> None:
@@ -122,11 +127,14 @@ def test_failed_trials_stay_visible(tmp_path: Path) -> None:
     plan, rows = plan_of(list(SCORES)), with_failure()
     table = pq.read_table(io.BytesIO(report.trials_parquet(rows))).to_pylist()
     failed = next(row for row in table if row["trial_key"] == "fixed-2")
-    assert failed["status"] == "FAILED" and failed["reason"] == FAILED.reason and failed[METRIC] is None
+    assert failed["status"] == "FAILED"
+    assert failed["reason"] == FAILED.reason
+    assert failed[METRIC] is None
     summary = report.summarise(plan, rows)
     text = tables.markdown(plan, summary, rows)
     assert "Trial `fixed` seed 2 did not finish (FAILED): RuntimeError: out of memory." in text
-    assert "Fewer than 3 seeds for `fixed`" in text and "| 2 of 3 |" in text
+    assert "Fewer than 3 seeds for `fixed`" in text
+    assert "| 2 of 3 |" in text
     assert summary[3].n_pairs == 2
 
 
@@ -150,7 +158,8 @@ def test_the_summary_comes_back_from_parquet() -> None:
     records = table.to_pylist()
     assert [record["arm"] for record in records] == list(SCORES)
     assert [record["mean"] for record in records] == [row.mean for row in summary]
-    assert records[0]["delta"] is None and records[1]["p_holm"] == summary[1].p_holm
+    assert records[0]["delta"] is None
+    assert records[1]["p_holm"] == summary[1].p_holm
     assert [record["paper/mAP"] for record in records] == [54.4, 52.2, None, None]
     assert table.schema.metadata[b"metric"] == METRIC.encode()
 
@@ -171,10 +180,15 @@ def test_numbers_in_the_table_are_the_statistics() -> None:
         == f"{row.delta:+.4f} [{row.delta_low:+.4f}, {row.delta_high:+.4f}]"
     )
     assert cells[head.index("p (Holm)")] == f"{row.p_holm:.3f}"
-    assert cells[head.index("Trainable parameters")] == "9,000" and cells[head.index("Seconds")] == "11"
-    assert cells[head.index("Paper mAP")] == "52.2" and cells[head.index("Paper AP50")] == "–"
-    assert baseline[head.index("Paper AP50")] == "74.0" and baseline[head.index("Delta [95 % CI]")] == "–"
-    assert "train.learning_rate=" in cells[1] and "Table 5." in text and "132 s together" in text
+    assert cells[head.index("Trainable parameters")] == "9,000"
+    assert cells[head.index("Seconds")] == "11"
+    assert cells[head.index("Paper mAP")] == "52.2"
+    assert cells[head.index("Paper AP50")] == "-"
+    assert baseline[head.index("Paper AP50")] == "74.0"
+    assert baseline[head.index("Delta [95 % CI]")] == "-"
+    assert "train.learning_rate=" in cells[1]
+    assert "Table 5." in text
+    assert "132 s together" in text
     assert "Warning" not in text
 
 
@@ -184,7 +198,9 @@ def test_one_seed_makes_no_claim() -> None:
     summary = report.summarise(plan, rows)
     text = tables.markdown(plan, summary, rows)
     assert {row.verdict for row in summary[1:]} == {"too few seeds"}
-    assert "nan" not in text.lower() and "| 0.2660 |" in text and "Fewer than 3 seeds" in text
+    assert "nan" not in text.lower()
+    assert "| 0.2660 |" in text
+    assert "Fewer than 3 seeds" in text
 
 
 def test_a_missing_baseline_and_a_diverged_trial_are_warned_of() -> None:
@@ -195,7 +211,8 @@ def test_a_missing_baseline_and_a_diverged_trial_are_warned_of() -> None:
     summary = report.summarise(plan, rows)
     text = tables.markdown(plan, summary, rows)
     assert "The baseline `sigma` has no result" in text
-    assert "seed 0 finished without a finite test/miou" in text and summary[1].n == 2
+    assert "seed 0 finished without a finite test/miou" in text
+    assert summary[1].n == 2
     assert all(row.verdict == "too few seeds" for row in summary[1:])
 
 
@@ -215,8 +232,10 @@ def test_the_terminal_shows_the_same_numbers() -> None:
     text = sink.getvalue()
     for row in summary:
         half = (row.ci_high - row.ci_low) / 2
-        assert row.arm in text and f"{row.mean:.4f} ±{half:.4f}" in text
-    assert "…" not in text and "9k" in text
+        assert row.arm in text
+        assert f"{row.mean:.4f} ±{half:.4f}" in text
+    assert "…" not in text
+    assert "9k" in text
 
 
 def save_examples(folder: Path, arms: list[str]) -> dict[str, Path]:
@@ -273,5 +292,6 @@ def test_importing_the_report_is_cheap() -> None:
 def test_the_plan_of_these_tests_is_a_real_one() -> None:
     """Its differences are those of its configurations."""
     plan = plan_of(["sigma", "fixed"])
-    assert plan.differences()["sigma"] == "" and "train.learning_rate" in plan.differences()["fixed"]
+    assert plan.differences()["sigma"] == ""
+    assert "train.learning_rate" in plan.differences()["fixed"]
     assert "adapter.name" in flatten(to_dict(plan.trials[0].config))

@@ -50,10 +50,14 @@ def test_only_common_seeds_are_paired() -> None:
 
 def test_too_few_values_give_no_interval() -> None:
     """One value has a mean, none has nothing, and neither shows a difference."""
-    assert mean_interval([0.3]).mean == 0.3 and math.isnan(mean_interval([0.3]).low)
-    assert mean_interval([]).n == 0 and math.isnan(mean_interval([]).mean)
+    assert mean_interval([0.3]).mean == 0.3
+    assert math.isnan(mean_interval([0.3]).low)
+    assert mean_interval([]).n == 0
+    assert math.isnan(mean_interval([]).mean)
     single = paired_delta({0: 0.9}, {0: 0.1})
-    assert math.isnan(single.p) and math.isnan(single.delta.high) and single.covers_zero
+    assert math.isnan(single.p)
+    assert math.isnan(single.delta.high)
+    assert single.covers_zero
     assert paired_delta({0: 0.9}, {1: 0.1}).delta.n == 0
 
 
@@ -99,13 +103,15 @@ def test_a_shift_moves_the_interval_only(values: list[float], shift: float) -> N
 def test_holm_by_hand() -> None:
     """Three comparisons: 3 x 0.01, 2 x 0.02, 1 x 0.03, then never falling."""
     assert holm([0.02, 0.01, 0.03]) == pytest.approx([0.04, 0.03, 0.04])
-    assert holm([]) == [] and holm([0.7, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+    assert holm([0.7, 0.9]) == [1.0, 1.0]
 
 
 def test_holm_leaves_untested_arms_out() -> None:
     """NaN is no comparison."""
     adjusted = holm([0.02, math.nan, 0.01])
-    assert math.isnan(adjusted[1]) and adjusted[::2] == pytest.approx([0.02, 0.02])
+    assert math.isnan(adjusted[1])
+    assert adjusted[::2] == pytest.approx([0.02, 0.02])
 
 
 @given(p_values=P_VALUES)

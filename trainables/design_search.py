@@ -42,6 +42,7 @@ class DesignSearch(Searcher):
         self._points = list(points)
         self._arms = list(arms)
         self._asked: dict[str, optuna.Trial] = {}
+        self._steps: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher for `Tuner.restore`, which is not how a study is resumed: nothing to keep."""
@@ -58,15 +59,16 @@ class DesignSearch(Searcher):
         return {"arm": arm, "seed": seed}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record an intermediate validation value."""
-        value = result.get("objective", math.nan)
-        if math.isfinite(value) and "final" not in result:
-            self._asked[trial_id].report(value, int(result["step"]))
+        """Record an intermediate validation value; Tune sends the last report twice, an attempt may repeat earlier ones."""
+        value, step = result.get("objective", math.nan), int(result["step"])
+        if math.isfinite(value) and step > self._steps.get(trial_id, -1):
+            self._steps[trial_id] = step
+            self._asked[trial_id].report(value, step)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record the end: a value, or a failure."""
         trial, value = self._asked.pop(trial_id), (result or {}).get("objective", math.nan)
-        if error or not result or "final" not in result or not math.isfinite(value):
+        if error or not result or "failure" in result or not math.isfinite(value):
             self._study.tell(trial, state=TrialState.FAIL)
         else:
             self._study.tell(trial, value)

@@ -58,9 +58,11 @@ class Events(Callback):
             self.console.progressed(spec.arm, spec.seed, points, spec.config["train"]["num_steps"])
         if "failure" in result:
             self._failed(spec, result["failure"])
-        elif "final" in result:
+        elif "final" in result and self.outcome.get(spec.key) != "finished":
             artifacts = [f"{spec.folder}/{name}" for name in (MODEL_FILE, EXAMPLES_FILE)]
-            self.ledger.finish(spec.key, result["final"], artifacts)
+            # Validation is in the history already; the report reads it at `selected_step`.
+            final = {name: value for name, value in result["final"].items() if not name.startswith("val/")}
+            self.ledger.finish(spec.key, final, artifacts)
             self.outcome[spec.key] = "finished"
             self.console.finished(spec.arm, spec.seed, result["final"])
 

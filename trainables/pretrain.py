@@ -22,7 +22,7 @@ import tyro
 
 from sigma_ray import fingerprint, profiles
 from sigma_ray.config import BackboneConfig, TrainConfig, TrialConfig, component, to_dict, trial_key
-from trainables.trial import MODEL_FILE, Spec, execute, work
+from trainables.trial import FINAL_FILE, MODEL_FILE, Spec, execute, work
 
 NAME = "scenes_tiny"
 
@@ -101,9 +101,10 @@ def _train(spec: Spec, folder: Path) -> dict[str, Any]:
         ).fit()
     finally:
         ray.shutdown()
-    if not result.metrics or "final" not in result.metrics:
-        sys.exit(f"pre-training failed: {(result.metrics or {}).get('failure', result.error)}")
-    return result.metrics["final"]
+    final = Path(spec.folder) / FINAL_FILE
+    if not final.is_file():
+        sys.exit(f"pre-training failed: {result.error or 'see the output above'}")
+    return json.loads(final.read_text())
 
 
 def _export(trained: Path, output: Path) -> Path:

@@ -5,6 +5,7 @@ folder, whose name is the trial key: a trial that is started again, by whatever 
 """
 
 import functools
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 VALIDATION = "val/miou"
-MODEL_FILE, EXAMPLES_FILE = "model.safetensors", "predictions.safetensors"
+MODEL_FILE, EXAMPLES_FILE, FINAL_FILE = "model.safetensors", "predictions.safetensors", "final.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
     from sigma_ray.config import from_dict
     from sigma_ray.evaluate import save_examples
     from sigma_ray.failures import TrialFailure
+    from sigma_ray.files import write_atomically
 
     config = from_dict(spec.config)
     device = _device()
@@ -81,6 +83,7 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
     if rank == 0:
         _export(spec, model, folder / MODEL_FILE)
         save_examples(model, data.split("test"), folder / EXAMPLES_FILE, device=device)
+        write_atomically(folder / FINAL_FILE, json.dumps(final).encode())
     step = config.train.num_steps
     report({"points": [], "step": step, "objective": final[VALIDATION], "final": final})
 
@@ -122,8 +125,6 @@ def work(spec: dict[str, Any]) -> None:
 
 def _export(spec: Spec, model: Any, path: Path) -> None:
     """Write the selected adapter and head, with what they belong to."""
-    import json
-
     from safetensors.torch import save
 
     from sigma_ray.files import write_atomically
@@ -140,13 +141,17 @@ def _device() -> Any:
     import ray
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu")
+    given = ray.is_initialized() and ray.get_gpu_ids()
+    return torch.device("cuda" if given and torch.cuda.is_available() else "cpu")
 
 
 def _num_threads() -> int:
     """As many threads as the trial has CPUs: more of them fight with the other trials' for the same cores."""
     import ray
+    import torch
 
+    if not ray.is_initialized():
+        return torch.get_num_threads()
     return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
 
 

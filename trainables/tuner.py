@@ -187,23 +187,34 @@ def write_report(
     metric = plan.study.metric.replace("test/", "val/")
     for spec in specs.values():
         row = recorded.get(spec.key)
-        rows.append(_trial_row(spec, row, failures.get(spec.key, "")))
         if row is None or row.status != "FINISHED":
+            rows.append(_unfinished_row(spec, row, failures.get(spec.key, "")))
             continue
-        curves[spec.arm, spec.seed] = ledger.history(row.run_id, metric)
+        validation = {name: ledger.history(row.run_id, name) for name in row.metrics if name.startswith("val/")}
+        rows.append(_finished_row(spec, row, validation))
+        curves[spec.arm, spec.seed] = validation[metric]
         if spec.seed == plan.seeds[0]:
             examples[spec.arm] = ledger.download(row.run_id, EXAMPLES_FILE)
     return report.write(plan, rows, curves, examples, folder, wall_seconds=wall_seconds, slots=slots)
 
 
-def _trial_row(spec: Spec, row: tracking.Row | None, reason: str) -> report.TrialRow:
-    metrics = dict(row.metrics) if row and row.status == "FINISHED" else {}
+def _finished_row(
+    spec: Spec, row: tracking.Row, validation: Mapping[str, list[tuple[int, float]]]
+) -> report.TrialRow:
+    """A finished trial's row; validation metrics are those of the selected step."""
+    metrics = {name: value for name, value in row.metrics.items() if "/" in name and not name.startswith("system/")}
+    metrics |= {name: dict(points)[int(row.metrics["selected_step"])] for name, points in validation.items()}
+    return report.TrialRow(
+        arm=spec.arm, seed=spec.seed, status=row.status, trial_key=spec.key, run_id=row.run_id,
+        trainable_parameters=int(row.metrics["trainable_parameters"]), seconds=row.metrics["seconds"],
+        peak_memory_bytes=int(row.metrics["peak_memory_bytes"]), metrics=metrics,
+    )
+
+
+def _unfinished_row(spec: Spec, row: tracking.Row | None, reason: str) -> report.TrialRow:
     return report.TrialRow(
         arm=spec.arm, seed=spec.seed, status=row.status if row else "FAILED", trial_key=spec.key,
-        run_id=row.run_id if row else "", trainable_parameters=int(metrics.get("trainable_parameters", 0)),
-        seconds=metrics.get("seconds", 0.0), peak_memory_bytes=int(metrics.get("peak_memory_bytes", 0)),
-        metrics={k: v for k, v in metrics.items() if "/" in k and not k.startswith("system/")},
-        reason=reason or (row.reason if row else ""),
+        run_id=row.run_id if row else "", reason=reason or (row.reason if row else "never started"),
     )
 
 

@@ -68,7 +68,8 @@ def test_an_outage_delays_but_neither_blocks_nor_loses(
     kinds = ("start", "log", "finish")
     assert unreliable[0].seen == [("open", None)] + [(kind, f"k{i}") for i in range(4) for kind in kinds]
     assert all(len(ledger.history(row.run_id, "val/miou")) == 3 for row in ledger.finished().values())
-    assert ledger.close() and not list((tmp_path / "spool").iterdir())
+    assert ledger.close()
+    assert not list((tmp_path / "spool").iterdir())
 
 
 def test_what_an_invocation_could_not_deliver_the_next_one_does(
@@ -87,7 +88,8 @@ def test_what_an_invocation_could_not_deliver_the_next_one_does(
     second = Ledger(uri, "study", tmp_path / "spool")
     row = second.finished()["k0"]
     assert second.repair() == 0
-    assert row.tags["attempts"] == "1" and row.metrics["test/miou"] == 0.5
+    assert row.tags["attempts"] == "1"
+    assert row.metrics["test/miou"] == 0.5
     assert second.history(row.run_id, "val/miou") == [(10, 0.1), (20, 0.2)]
     assert {run.info.status for run in second._runs.all()} == {"FINISHED"}
     second.close()
@@ -114,9 +116,11 @@ def test_a_lost_answer_doubles_nothing(
         assert ledger.flush(30)
         unreliable[0].lose_answer = lost == number
         write()
-    assert ledger.flush(30) and len(unreliable[0].seen) == 6
+    assert ledger.flush(30)
+    assert len(unreliable[0].seen) == 6
     row = ledger.finished()["k0"]
-    assert row.tags["attempts"] == "1" and len(ledger._runs.all()) == 2
+    assert row.tags["attempts"] == "1"
+    assert len(ledger._runs.all()) == 2
     assert len(ledger._runs.client.get_metric_history(row.run_id, "b")) == 1
     assert len(ledger._runs.client.get_metric_history(row.run_id, "test/miou")) == 1
     ledger.close()
@@ -134,7 +138,8 @@ def test_a_late_event_does_not_spoil_a_finished_trial(uri: str, tmp_path: Path) 
     ledger.close()
     late = Ledger(uri, "study", tmp_path / "old")
     row = late.finished()["k0"]
-    assert row.status == "FINISHED" and row.tags["attempts"] == "1"
+    assert row.status == "FINISHED"
+    assert row.tags["attempts"] == "1"
     late.close()
 
 
@@ -175,7 +180,8 @@ def test_runs_of_a_killed_driver_are_repaired_and_continued(uri: str, tmp_path: 
     """Kill -9 of the process that holds the ledger: one run per key afterwards, none RUNNING."""
     command = [sys.executable, "-c", DRIVER, uri, str(tmp_path / "spool")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None and driver.stdout.readline() == "ready\n"
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "ready\n"
         os.kill(driver.pid, signal.SIGKILL)
     ledger = Ledger(uri, "study", tmp_path / "spool")
     assert ledger.repair() == 3  # the parent and two trials
@@ -187,8 +193,10 @@ def test_runs_of_a_killed_driver_are_repaired_and_continued(uri: str, tmp_path: 
         one_trial(ledger, key, seed=int(key[1]))
     assert ledger.flush(30)
     assert ledger.trials()["k1"].tags["attempts"] == "2"
-    assert ledger.close()
+    assert ledger.close("FINISHED")
     keys = [run.data.tags.get("trial_key") for run in ledger._runs.all()]
-    assert sorted(key for key in keys if key) == ["k0", "k1", "k2"] and keys.count(None) == 2
+    assert sorted(key for key in keys if key) == ["k0", "k1", "k2"]
+    assert keys.count(None) == 2
     statuses = [run.info.status for run in ledger._runs.all()]
-    assert statuses.count("KILLED") == 1 and statuses.count("RUNNING") == 0
+    assert statuses.count("KILLED") == 1
+    assert statuses.count("RUNNING") == 0

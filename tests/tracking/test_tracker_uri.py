@@ -26,14 +26,17 @@ def test_check_refuses_in_one_line_without_the_password(uri: str, message: str) 
     with pytest.raises(ValueError, match=message) as caught:
         tracking.check(uri)
     text = str(caught.value)
-    assert "secret" not in text and "\n" not in text and "--tracking-uri sqlite:///mlflow.db" in text
+    assert "secret" not in text
+    assert "\n" not in text
+    assert "--tracking-uri sqlite:///mlflow.db" in text
     assert time.monotonic() - begun < 3.5
 
 
 def test_check_of_sqlite_files(tmp_path: Path) -> None:
     """A new file in a new folder is fine; a file of another kind and a folder below a file are not."""
     tracking.check(f"sqlite:///{tmp_path}/new/folder/mlflow.db")
-    assert (tmp_path / "new/folder").is_dir() and not (tmp_path / "new/folder/mlflow.db").exists()
+    assert (tmp_path / "new/folder").is_dir()
+    assert not (tmp_path / "new/folder/mlflow.db").exists()
     (tmp_path / "notes.txt").write_text("not a database at all")
     with pytest.raises(ValueError, match="no sqlite database"):
         tracking.check(f"sqlite:///{tmp_path}/notes.txt")

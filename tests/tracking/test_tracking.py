@@ -21,7 +21,9 @@ def test_a_trial_is_read_back_as_it_was_recorded(ledger: Ledger) -> None:
     assert (row.arm, row.seed, row.status, row.reason) == ("sigma", 2, "FINISHED", "finished")
     assert row.params == {name: str(value) for name, value in CONFIG.items()}
     assert row.metrics == {"val/miou": 0.3, "test/miou": 2.5}
-    assert row.tags["invocation"] == invocation and row.tags["attempts"] == "1" and row.tags["commit"]
+    assert row.tags["invocation"] == invocation
+    assert row.tags["attempts"] == "1"
+    assert row.tags["commit"]
     assert row.tags["mlflow.parentRunId"] == ledger.parent_run_id
     assert ledger.history(row.run_id, "val/miou") == [(10, 0.1), (20, 0.2), (30, 0.3)]
     assert ledger.close()
@@ -34,11 +36,13 @@ def test_the_parent_run_holds_plan_environment_and_report(ledger: Ledger, tmp_pa
     assert ledger.flush(30)
     parent = ledger.parent_run_id
     assert parent is not None
-    assert ledger.close("FAILED", [tmp_path / "table.md"]) and ledger.close()
+    assert ledger.close("FAILED", [tmp_path / "table.md"])
+    assert ledger.close()
     assert json.loads(ledger.download(parent, "plan.json").read_text()) == {"trials": ["k0"]}
     assert json.loads(ledger.download(parent, "environment.json").read_text()) == {"python": "3.11"}
     report = ledger.download(parent, "table.md")
-    assert report.read_text() == "| Arm |" and tmp_path / "mlartifacts" in report.parents
+    assert report.read_text() == "| Arm |"
+    assert tmp_path / "mlartifacts" in report.parents
     assert Runs(ledger.uri, "study").client.get_run(parent).info.status == "FAILED"
 
 
@@ -48,7 +52,8 @@ def test_a_second_attempt_continues_the_same_run(ledger: Ledger, uri: str, tmp_p
     ledger.start("k0", "sigma", 0, CONFIG)
     ledger.log("k0", [{"step": 10, "val/miou": 0.1}, {"step": 20, "val/miou": 0.2}])
     ledger.fail("k0", "out of memory")
-    assert ledger.trials()["k0"].status == "FAILED" and ledger.trials()["k0"].reason == "out of memory"
+    assert ledger.trials()["k0"].status == "FAILED"
+    assert ledger.trials()["k0"].reason == "out of memory"
     assert ledger.finished() == {}
     ledger.close()
     second = Ledger(uri, "study", tmp_path / "spool")
@@ -58,7 +63,8 @@ def test_a_second_attempt_continues_the_same_run(ledger: Ledger, uri: str, tmp_p
     second.log("k0", [{"step": 20, "val/miou": 9.0, "train/loss": 1.0}, {"step": 30, "val/miou": 0.3}])
     second.finish("k0", {"val/miou": 0.3})
     row = second.finished()["k0"]
-    assert row.tags["attempts"] == "2" and row.tags["invocation"] == invocation
+    assert row.tags["attempts"] == "2"
+    assert row.tags["invocation"] == invocation
     assert second.history(row.run_id, "val/miou") == [(10, 0.1), (20, 0.2), (30, 0.3)]
     assert second.history(row.run_id, "train/loss") == [(20, 1.0)]
     assert len([run for run in second._runs.all() if "trial_key" in run.data.tags]) == 1
@@ -85,7 +91,9 @@ def test_values_that_databases_dislike_are_kept(ledger: Ledger) -> None:
     ledger.log("k0", [{"step": 1, "a": math.nan, "b": math.inf, "c": -math.inf}])
     ledger.finish("k0", {"a": math.nan, "b": math.inf})
     row = ledger.finished()["k0"]
-    assert math.isnan(row.metrics["a"]) and row.metrics["b"] == math.inf and row.metrics["c"] == -math.inf
+    assert math.isnan(row.metrics["a"])
+    assert row.metrics["b"] == math.inf
+    assert row.metrics["c"] == -math.inf
     assert [step for step, _ in ledger.history(row.run_id, "a")] == [1]
     ledger.close()
 

@@ -1,0 +1,74 @@
+"""Checkpoint files."""
+
+import os
+
+import pytest
+import torch
+
+from sigma_ray.checkpoint import KEEP, Checkpoints, Snapshot
+from sigma_ray.failures import CheckpointError
+
+
+def snapshot(step):
+    tensors = {"model/a": torch.full((2, 3), float(step)).T, "best/model/a": torch.ones(1), "rng/0": torch.arange(3)}
+    return Snapshot(step, tensors, {"progress": {"best": -float("inf"), "x": 0.1 + 0.2}, "key": "k"})
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    written = snapshot(7)
+    Checkpoints(tmp_path / "deep" / "er").save(written)
+    read = Checkpoints(tmp_path / "deep" / "er").load()
+    assert (read.step, read.values) == (7, written.values)
+    assert read.tensors.keys() == written.tensors.keys()
+    assert all(torch.equal(read.tensors[name], written.tensors[name]) for name in read.tensors)
+    assert read.part("model").keys() == {"a"}
+
+
+def test_nothing_saved_is_nothing_loaded(tmp_path):
+    assert Checkpoints(tmp_path / "absent").load() is None
+
+
+def test_the_newest_are_kept(tmp_path):
+    for step in (5, 10, 100_000_000, 15):
+        Checkpoints(tmp_path).save(snapshot(step))
+    for step in (20, 25):
+        Checkpoints(tmp_path).save(snapshot(step))
+    assert len(names(tmp_path)) == KEEP == 2
+
+
+def test_a_crash_while_writing_keeps_the_old_one(tmp_path, monkeypatch):
+    store = Checkpoints(tmp_path)
+    store.save(snapshot(1))
+    before = names(tmp_path)
+
+    def crash(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(snapshot(2))
+    assert names(tmp_path) == before
+    assert store.load().step == 1
+
+
+@pytest.mark.parametrize("size", [0, 4, 60, -1])
+def test_a_truncated_newest_falls_back_to_the_one_before(tmp_path, size):
+    store = Checkpoints(tmp_path)
+    store.save(snapshot(1))
+    store.save(snapshot(2))
+    newest = tmp_path / "step-00000002.safetensors"
+    newest.write_bytes(newest.read_bytes()[:size])
+    assert store.load().step == 1
+
+
+def test_only_broken_files_are_an_error(tmp_path):
+    store = Checkpoints(tmp_path)
+    for step in (1, 2):
+        store.save(snapshot(step))
+        (tmp_path / f"step-{step:08d}.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(CheckpointError, match=r"step-00000001.*delete the folder"):
+        store.load()
