@@ -14,7 +14,7 @@ def demo() -> TrialConfig:
         adapter=component("adapter", "sigma", bottleneck_dim=8),
         head=component("head", "deconv", channels=48),
         data=component("data", "scenes"),
-        train=TrainConfig(num_steps=300, batch_size=16, learning_rate=8e-3, warmup_steps=30, eval_interval=100),
+        train=TrainConfig(num_steps=250, batch_size=16, learning_rate=8e-3, warmup_steps=25, eval_interval=125),
     )
 
 

@@ -127,9 +127,7 @@ class _Loop:
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         torch.manual_seed(config.seed * 1009 + self.rank)
         self.optimiser = optimiser(model, self.train)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser, lambda step: learning_rate_factor(step, self.train)
-        )
+        self.full_rates = [group["lr"] for group in self.optimiser.param_groups]
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.reported = 0
@@ -170,8 +168,10 @@ class _Loop:
         if self.train.clip_grad_norm is not None:
             trained = [p for p in self.model.parameters() if p.requires_grad]
             nn.utils.clip_grad_norm_(trained, self.train.clip_grad_norm)
+        factor = learning_rate_factor(self.progress.step, self.train)
+        for group, rate in zip(self.optimiser.param_groups, self.full_rates, strict=True):
+            group["lr"] = rate * factor
         self.optimiser.step()
-        self.schedule.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.recent.append(total)
@@ -210,7 +210,7 @@ class _Loop:
                 f"loss became {value.item()} before step {self.progress.step}; lower train.learning_rate "
                 f"({self.train.learning_rate}) or raise train.warmup_steps ({self.train.warmup_steps})"
             )
-        rate = self.schedule.get_last_lr()[-1]
+        rate = self.optimiser.param_groups[-1]["lr"]
         self.point({"train/loss": value.item(), "train/learning_rate": rate})
 
     def validate(self) -> None:
@@ -300,8 +300,6 @@ class _Loop:
                 self.optimiser.state[parameter] = {
                     key: value if key == "step" else value.to(self.device) for key, value in moments.items()
                 }
-        for _ in range(self.progress.step):
-            self.schedule.step()
         per_rank = 2 if self.device.type == "cuda" else 1
         torch.set_rng_state(snapshot.tensors[f"rng/{self.rank * per_rank}"])
         if self.device.type == "cuda":

@@ -1,5 +1,6 @@
 """Configurations: edits by path, round trips, trial keys."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -28,7 +29,7 @@ DEMO = profiles.load("demo")
         ("train.micro_batch_size", "8", 8),
         ("backbone.weights", "none", None),
         ("head.channels", "None", None),
-        ("data.image_size", "32,64", (32, 64)),
+        ("data.image_size", "48,64", (48, 64)),
         ("seed", "3", 3),
     ],
 )
@@ -139,8 +140,6 @@ def test_every_other_field_is_part_of_the_key():
 
 
 def _unchecked(config, path, value):
-    import copy
-
     changed = copy.deepcopy(config)
     *groups, name = path.split(".")
     target = getattr(changed, groups[0]) if groups else changed

@@ -50,7 +50,7 @@ def main(study: Study) -> None:
         from trainables.tuner import run_study
 
         sys.exit(run_study(plan, flags))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 

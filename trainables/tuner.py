@@ -94,13 +94,24 @@ def _run(
         failures, slots = train(plan, missing, specs, ledger, folder, address, flags.jobs)
     seconds = time.monotonic() - started
     if not ledger.flush(60):
-        print("warning: MLflow does not answer; its events wait on disk and are sent by the next run.", file=sys.stderr)
+        print("error: MLflow does not answer; nothing is lost: run the same command again to send what waits on disk and "
+              "to write the report.", file=sys.stderr)
+        return 1
     files = write_report(plan, specs, ledger, failures, folder, wall_seconds=seconds, slots=slots)
-    failed = len(specs) - len([s for s in specs.values() if s.key in ledger.finished()])
-    ledger.close("FAILED" if failed else "FINISHED", artifacts=files)
-    shutil.rmtree(folder / "ray", ignore_errors=True)
+    finished = ledger.finished()
+    failed = len([spec for spec in specs.values() if spec.key not in finished])
+    if ledger.close("FAILED" if failed else "FINISHED", artifacts=files):
+        _tidy(specs, finished, folder)
     _print_end(plan, len(missing), failed, folder, flags.tracking_uri)
     return 1 if failed else 0
+
+
+def _tidy(specs: Mapping[str, Spec], finished: Mapping[str, Any], folder: Path) -> None:
+    """Remove what only an unfinished trial needs: MLflow has the models, and nothing resumes a finished trial."""
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+    for spec in specs.values():
+        if spec.key in finished:
+            shutil.rmtree(spec.folder, ignore_errors=True)
 
 
 def train(

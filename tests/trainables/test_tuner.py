@@ -157,7 +157,10 @@ def test_killed_driver_is_continued(tmp_path, moment):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
     arguments = command("sigma,fixed", *LONGER)
     with (tmp_path / "out").open("w") as out:
-        driver = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.STDOUT)
+        # A process group of its own, as an interactive shell gives every command.
+        driver = subprocess.Popen(
+            arguments, cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
     deadline = time.monotonic() + 200
     while moment not in (tmp_path / "out").read_text():
         assert driver.poll() is None and time.monotonic() < deadline, (tmp_path / "out").read_text()
