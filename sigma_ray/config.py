@@ -16,8 +16,7 @@ CODE_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """The frozen network: a VFM or timm name, and where its weights come from: "bundled", "hub", a file,
-    or None for explicit random initialisation."""
+    """The frozen network by VFM or timm name; `weights` is "bundled", "hub", a file, or None for random ones."""
 
     name: str
     weights: str | None = "hub"
@@ -114,14 +113,15 @@ def override_all(config: TrialConfig, edits: Iterable[tuple[str, Any]]) -> Trial
 
     So the order does not matter, and two fields that only make sense together can be changed together.
     """
-    edits = [(*path.partition(".")[::2], value) for path, value in edits]
+    split = [(path.partition(".")[0], path.partition(".")[2], value) for path, value in edits]
     replaced = {
-        head: component(head, str(value)) for head, rest, value in edits
+        head: component(head, str(value))
+        for head, rest, value in split
         if head in components.KINDS and rest in ("", "name")
     }
     known = {field.name: field for field in dataclasses.fields(TrialConfig)}
     inner: dict[str, dict[str, Any]] = {}
-    for head, rest, value in edits:
+    for head, rest, value in split:
         if head in components.KINDS and rest in ("", "name"):
             continue
         path = f"{head}.{rest}" if rest else head
@@ -155,9 +155,9 @@ def from_dict(plain: Mapping[str, Any]) -> TrialConfig:
     for kind in components.KINDS:
         options = dict(parts[kind])
         parts[kind] = component(kind, options.pop("name"), **options)
-    return TrialConfig(**{
-        **parts, "backbone": BackboneConfig(**parts["backbone"]), "train": TrainConfig(**parts["train"])
-    })
+    return TrialConfig(
+        **{**parts, "backbone": BackboneConfig(**parts["backbone"]), "train": TrainConfig(**parts["train"])}
+    )
 
 
 def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,8 +8,8 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor
 
-from sigma_ray.files import write_atomically
 from sigma_ray.data import Info
+from sigma_ray.files import write_atomically
 from sigma_ray.model import Model
 from sigma_ray.tasks import segmentation
 

@@ -82,9 +82,7 @@ def metric_vs_parameters(summary: Sequence["ArmRow"], metric: str) -> "Figure | 
     return figure
 
 
-def training_curves(
-    curves: Mapping[tuple[str, int], "Curve"], arms: Sequence[str], metric: str
-) -> "Figure | None":
+def training_curves(curves: Mapping[tuple[str, int], "Curve"], arms: Sequence[str], metric: str) -> "Figure | None":
     """Validation metric against step, mean over seeds with the band from the lowest to the highest seed."""
     drawn = {arm: _common([curve for (name, _), curve in curves.items() if name == arm]) for arm in arms}
     if not any(len(steps) for steps, _ in drawn.values()):
@@ -149,9 +147,7 @@ def predictions(examples: Mapping[str, Path], arms: Sequence[str]) -> "Figure | 
     figure = Figure(figsize=(cell * len(columns), cell * ratio * count + 0.45), layout=layout)
     grid = figure.subplots(count, len(columns), squeeze=False)
     for column, (name, images) in enumerate(columns.items()):
-        grid[0][column].set_title(
-            textwrap.fill(name, 16), fontsize=8.5, color="black" if column < 2 else GREY
-        )
+        grid[0][column].set_title(textwrap.fill(name, 16), fontsize=8.5, color="black" if column < 2 else GREY)
         for row in range(count):
             axes = grid[row][column]
             axes.imshow(images[row], interpolation="nearest")
@@ -218,9 +214,7 @@ def _common(curves: Sequence["Curve"]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps), np.array([[table[step] for step in steps] for table in tables])
 
 
-def _place_labels(
-    axes: "Axes", rows: Sequence["ArmRow"], xs: Sequence[float], colours: Sequence[str]
-) -> None:
+def _place_labels(axes: "Axes", rows: Sequence["ArmRow"], xs: Sequence[float], colours: Sequence[str]) -> None:
     """Name every point beside it, at the nearest place that covers no other label, marker or error bar."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -238,9 +232,7 @@ def _place_labels(
             level = float(axes.transData.transform((xs[0], row.mean))[1])
             taken.append((frame.x0, level - 1, frame.x1, level + 1))
     for row, x, colour in zip(rows, xs, colours, strict=True):
-        text = axes.annotate(
-            row.arm, (x, row.mean), (0, 0), textcoords="offset pixels", fontsize=8.5, color=colour
-        )
+        text = axes.annotate(row.arm, (x, row.mean), (0, 0), textcoords="offset pixels", fontsize=8.5, color=colour)
         text.set_in_layout(False)
         box = text.get_window_extent(canvas.get_renderer())
         px, py = axes.transData.transform((x, row.mean))
@@ -282,8 +274,7 @@ def _cost(
     left, bottom = px + place[0], py + place[1]
     right, top = left + width, bottom + height
     overlap = sum(
-        max(0, min(right, x1) - max(left, x0)) * max(0, min(top, y1) - max(bottom, y0))
-        for x0, y0, x1, y1 in taken
+        max(0, min(right, x1) - max(left, x0)) * max(0, min(top, y1) - max(bottom, y0)) for x0, y0, x1, y1 in taken
     )
     outside = max(0, frame.x0 - left) + max(0, right - frame.x1 - 20)  # type: ignore[attr-defined]
     outside += max(0, frame.y0 - bottom) + max(0, top - frame.y1)  # type: ignore[attr-defined]

@@ -186,9 +186,7 @@ class Runs:
         self._upload(known.run_id, event["artifacts"])
         end = max((step for step, _ in last.values()), default=0)
         # A metric with a curve keeps its last step: its final value need not be the curve's last (best step).
-        final = {
-            name: (last[name][0] if name in last else end, value) for name, value in event["metrics"].items()
-        }
+        final = {name: (last[name][0] if name in last else end, value) for name, value in event["metrics"].items()}
         # repr, because NaN differs from itself and would be stored again
         self._write(
             known.run_id,

@@ -1,5 +1,7 @@
 """A trial's model: frozen backbone with its adapter, and the task head."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,10 +14,12 @@ from sigma_ray.data import Info
 class Model(nn.Module):
     """Backbone, adapter and head on 8-bit images, which it normalises itself."""
 
-    def __init__(self, backbone: backbones.Backbone, head: nn.Module) -> None:
+    def __init__(self, backbone: backbones.Backbone, head: Any) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
         mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
+        self.scale: Tensor
+        self.shift: Tensor
         self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
 

@@ -30,8 +30,13 @@ def paper() -> TrialConfig:
         head=component("head", "mask2former"),
         data=component("data", "folder", image_size=(518, 518), num_classes=150, reduce_zero_label=True),
         train=TrainConfig(
-            num_steps=160_000, batch_size=16, learning_rate=1e-4, warmup_steps=1000, schedule="poly",
-            clip_grad_norm=0.01, eval_interval=16_000,
+            num_steps=160_000,
+            batch_size=16,
+            learning_rate=1e-4,
+            warmup_steps=1000,
+            schedule="poly",
+            clip_grad_norm=0.01,
+            eval_interval=16_000,
         ),
     )
 

@@ -147,16 +147,12 @@ def write(
     }
     drawings = {
         "metric_vs_parameters.png": figures.metric_vs_parameters(summary, plan.study.metric),
-        "training_curves.png": figures.training_curves(
-            curves, [arm.name for arm in plan.arms], plan.study.metric
-        ),
+        "training_curves.png": figures.training_curves(curves, [arm.name for arm in plan.arms], plan.study.metric),
         "predictions.png": figures.predictions(examples, [arm.name for arm in plan.arms]),
     }
     contents |= {f"figures/{name}": figures.png(figure) for name, figure in drawings.items() if figure}
     for name in drawings.keys() - {Path(name).name for name in contents}:
-        (folder / "figures" / name).unlink(
-            missing_ok=True
-        )  # one of a former run would be taken for this one's
+        (folder / "figures" / name).unlink(missing_ok=True)  # one of a former run would be taken for this one's
     for name, content in contents.items():
         write_atomically(folder / name, content)
     Console().print(tables.console(plan, summary))
@@ -188,9 +184,7 @@ def summary_parquet(plan: "Plan", summary: Sequence[ArmRow]) -> bytes:
     return _parquet(records, columns | dict.fromkeys(papers, float), notes)
 
 
-def _parquet(
-    records: Sequence[dict[str, Any]], columns: Mapping[str, object], notes: Mapping[str, str]
-) -> bytes:
+def _parquet(records: Sequence[dict[str, Any]], columns: Mapping[str, object], notes: Mapping[str, str]) -> bytes:
     """Records as the bytes of a Parquet file, with `notes` in its metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -13,10 +13,12 @@ def batch_indices(step: int, *, batch_size: int, num_samples: int, seed: int) ->
     """
     positions = torch.arange(step * batch_size, (step + 1) * batch_size)
     epochs, offsets = positions // num_samples, positions % num_samples
-    return torch.stack([
-        _permutation(seed, epoch, num_samples)[offset]
-        for epoch, offset in zip(epochs.tolist(), offsets.tolist(), strict=True)
-    ])
+    return torch.stack(
+        [
+            _permutation(seed, epoch, num_samples)[offset]
+            for epoch, offset in zip(epochs.tolist(), offsets.tolist(), strict=True)
+        ]
+    )
 
 
 def flips(step: int, *, batch_size: int, seed: int) -> Tensor:

@@ -54,9 +54,7 @@ def console(plan: "Plan", summary: Sequence["ArmRow"]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=plan.study.question, title_justify="left", box=None, pad_edge=False, header_style="bold"
-    )
+    table = Table(title=plan.study.question, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in ("Arm", "Params", plan.study.metric, "Delta", "Result", "Seeds"):
         free = name in ("Arm", "Result")
         table.add_column(name, justify="left" if free else "right", no_wrap=not free)
@@ -79,15 +77,11 @@ def warnings(plan: "Plan", summary: Sequence["ArmRow"], rows: Sequence["TrialRow
             reason = " ".join(row.reason.split()) or "no reason recorded"
             found.append(f"Trial `{row.arm}` seed {row.seed} did not finish ({row.status}): {reason[:200]}.")
         elif not math.isfinite(row.metrics.get(plan.study.metric, math.nan)):
-            found.append(
-                f"Trial `{row.arm}` seed {row.seed} finished without a finite {plan.study.metric}; left out."
-            )
+            found.append(f"Trial `{row.arm}` seed {row.seed} finished without a finite {plan.study.metric}; left out.")
     few = [row.arm for row in summary if row.n < FEWEST_SEEDS]
     if few:
         names = ", ".join(f"`{name}`" for name in few)
-        found.append(
-            f"Fewer than {FEWEST_SEEDS} seeds for {names}: differences there prove little. Raise --seeds."
-        )
+        found.append(f"Fewer than {FEWEST_SEEDS} seeds for {names}: differences there prove little. Raise --seeds.")
     if summary and summary[0].n == 0:
         found.append(f"The baseline `{summary[0].arm}` has no result, so nothing is compared.")
     return found + _twins(rows, plan.study.metric)
@@ -128,11 +122,7 @@ def _explanation(plan: "Plan", summary: Sequence["ArmRow"]) -> str:
 def _cells(row: "ArmRow") -> list[str]:
     """An arm's cells, without the paper's."""
     mean = f"{number(row.mean)} {_bounds(row.ci_low, row.ci_high)}".strip()
-    delta = (
-        NONE
-        if row.baseline
-        else f"{_signed(row.delta)} {_bounds(row.delta_low, row.delta_high, signed=True)}"
-    )
+    delta = NONE if row.baseline else f"{_signed(row.delta)} {_bounds(row.delta_low, row.delta_high, signed=True)}"
     difference = f"`{row.difference}`" if row.difference else NONE
     p_holm = NONE if math.isnan(row.p_holm) else "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}"
     parameters = f"{row.trainable_parameters:,}" if row.n else NONE

@@ -91,9 +91,7 @@ class Ledger:
         """Record points {"step": n, metric: value, ...}; leaves out non-numbers and steps stored before."""
         self._put("log", key=trial_key, points=[[int(point["step"]), _numbers(point)] for point in points])
 
-    def finish(
-        self, trial_key: str, metrics: Mapping[str, Any], artifacts: Iterable[Path | str] = ()
-    ) -> None:
+    def finish(self, trial_key: str, metrics: Mapping[str, Any], artifacts: Iterable[Path | str] = ()) -> None:
         """Record a trial's end with its final metrics (stored at its last step) and its files or folders."""
         paths = [str(Path(path).absolute()) for path in artifacts]
         self._put("finish", key=trial_key, metrics=_numbers(metrics), artifacts=paths)
@@ -110,9 +108,7 @@ class Ledger:
         """Wait up to `timeout` seconds; return whether the store has everything."""
         return self._spool.flush(timeout)
 
-    def close(
-        self, status: str = "KILLED", artifacts: Iterable[Path | str] = (), timeout: float = 30.0
-    ) -> bool:
+    def close(self, status: str = "KILLED", artifacts: Iterable[Path | str] = (), timeout: float = 30.0) -> bool:
         """End the parent run with a status and report files; return False if events stay behind.
 
         Without a status it counts as KILLED, which makes `close()` in a `finally` true; twice is once.
@@ -181,11 +177,7 @@ class Ledger:
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """The metrics among the values of a report: its numbers, without the step."""
-    return {
-        name: float(value)
-        for name, value in values.items()
-        if isinstance(value, numbers.Real) and name != "step"
-    }
+    return {name: float(value) for name, value in values.items() if isinstance(value, numbers.Real) and name != "step"}
 
 
 def _infinite(value: float) -> float:

@@ -27,7 +27,10 @@ Report = Callable[[list[dict[str, float]]], None]
 class Data(Protocol):
     """What the loop needs of a data set."""
 
-    info: Info
+    @property
+    def info(self) -> Info:
+        """Labels and geometry."""
+        ...
 
     def split(self, name: str) -> Split:
         """The table of split "train", "val" or "test"."""
@@ -93,7 +96,8 @@ def optimiser(model: Model, config: TrainConfig) -> torch.optim.AdamW:
     groups = []
     for inside, scale in ((True, config.backbone_lr_scale), (False, 1.0)):
         named = [
-            (name, p) for name, p in model.named_parameters()
+            (name, p)
+            for name, p in model.named_parameters()
             if p.requires_grad and name.startswith("backbone.") is inside
         ]
         for decayed in (True, False):
@@ -118,8 +122,13 @@ class _Loop:
     """One execution of `fit`, split into its parts."""
 
     def __init__(
-        self, config: TrialConfig, model: Model, data: Data, report: Report,
-        checkpoints: Checkpoints | None, device: torch.device,
+        self,
+        config: TrialConfig,
+        model: Model,
+        data: Data,
+        report: Report,
+        checkpoints: Checkpoints | None,
+        device: torch.device,
     ) -> None:
         self.config, self.train, self.model, self.device = config, config.train, model, device
         self.data, self.report, self.checkpoints = data, report, checkpoints
@@ -227,8 +236,12 @@ class _Loop:
         shard = (self.rank, self.world)
         with self.autocast():
             values = evaluate(
-                self.model, self.data.split(split), info=self.data.info, device=self.device,
-                batch_size=self.train.eval_batch_size, shard=shard,
+                self.model,
+                self.data.split(split),
+                info=self.data.info,
+                device=self.device,
+                batch_size=self.train.eval_batch_size,
+                shard=shard,
             )
         return {f"{split}/{name}": value for name, value in values.items()}
 
@@ -247,12 +260,16 @@ class _Loop:
         self.progress.eval_seconds += time.perf_counter() - started
         selected = next(p for p in reversed(self.progress.points) if p["step"] == self.progress.best_step)
         final |= {name: value for name, value in selected.items() if name.startswith("val/")}
-        return final | self.model.num_parameters() | {
-            "selected_step": self.progress.best_step,
-            "seconds": self.progress.train_seconds + self.progress.eval_seconds,
-            "train/seconds": self.progress.train_seconds,
-            "peak_memory_bytes": memory.peak_bytes(self.device),
-        }
+        return (
+            final
+            | self.model.num_parameters()
+            | {
+                "selected_step": self.progress.best_step,
+                "seconds": self.progress.train_seconds + self.progress.eval_seconds,
+                "train/seconds": self.progress.train_seconds,
+                "peak_memory_bytes": memory.peak_bytes(self.device),
+            }
+        )
 
     def save(self) -> None:
         if self.checkpoints is None:

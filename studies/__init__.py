@@ -1,0 +1,1 @@
+"""One short file a question; run any as `python -m studies.<name>`."""

@@ -19,7 +19,9 @@ def arms(profile: str) -> list[Arm]:
 
 
 STUDY = Study(
-    name="ablate_kernels", question="Which kernel sizes should SIGMA's fusion have?", arms=arms,
+    name="ablate_kernels",
+    question="Which kernel sizes should SIGMA's fusion have?",
+    arms=arms,
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from sigma_ray import profiles
 from sigma_ray.config import (
-    BackboneConfig, TrainConfig, component, flatten, from_dict, override, override_all, to_dict, trial_key,
+    BackboneConfig,
+    TrainConfig,
+    component,
+    flatten,
+    from_dict,
+    override,
+    override_all,
+    to_dict,
+    trial_key,
 )
 
 DEMO = profiles.load("demo")
@@ -86,16 +94,26 @@ def test_edits_that_need_each_other_work_in_either_order():
 
 
 @given(
-    adapter=st.sampled_from([
-        component("adapter", "sigma", kernel_sizes=(3,)), component("adapter", "lora"), component("adapter", "fixed"),
-    ]),
-    steps=st.integers(1, 10**6), rate=st.floats(1e-9, 10), clip=st.none() | st.floats(1e-3, 100),
-    weights=st.none() | st.text(max_size=8), size=st.tuples(st.integers(36, 999), st.integers(36, 999)),
+    adapter=st.sampled_from(
+        [
+            component("adapter", "sigma", kernel_sizes=(3,)),
+            component("adapter", "lora"),
+            component("adapter", "fixed"),
+        ]
+    ),
+    steps=st.integers(1, 10**6),
+    rate=st.floats(1e-9, 10),
+    clip=st.none() | st.floats(1e-3, 100),
+    weights=st.none() | st.text(max_size=8),
+    size=st.tuples(st.integers(36, 999), st.integers(36, 999)),
     seed=st.integers(0, 2**31),
 )
 def test_a_dictionary_gives_the_configuration_back(adapter, steps, rate, clip, weights, size, seed):
     config = dataclasses.replace(
-        DEMO, adapter=adapter, seed=seed, data=component("data", "scenes", image_size=size),
+        DEMO,
+        adapter=adapter,
+        seed=seed,
+        data=component("data", "scenes", image_size=size),
         backbone=BackboneConfig(name="x", weights=weights),
         train=TrainConfig(num_steps=steps, learning_rate=rate, clip_grad_norm=clip),
     )
@@ -122,8 +140,16 @@ def other(value):
     if isinstance(value, int | float):
         return value * 2 or 2
     return {
-        "cosine": "poly", "auto": "float32", "best": "last", "target": "source", "token": "pooled", "mean": "sum",
-        "bypass": "center_tap", "dynamic3_static1": "dynamic3", "post_residual": "pre_residual", None: 4,
+        "cosine": "poly",
+        "auto": "float32",
+        "best": "last",
+        "target": "source",
+        "token": "pooled",
+        "mean": "sum",
+        "bypass": "center_tap",
+        "dynamic3_static1": "dynamic3",
+        "post_residual": "pre_residual",
+        None: 4,
         "scenes_tiny": "other",
     }.get(value if not isinstance(value, list) else "list", [64, 65] if value == [64, 64] else [5])
 

@@ -47,9 +47,7 @@ def test_a_single_arm_and_no_arm() -> None:
 
 def test_every_label_of_a_crowd_is_apart_from_the_others() -> None:
     """Ten arms with nearly the same parameters and scores."""
-    crowd = [
-        arm_row(f"kernels {i},{i + 2}", parameters=60_000 + 300 * i, mean=0.3 + i / 2000) for i in range(10)
-    ]
+    crowd = [arm_row(f"kernels {i},{i + 2}", parameters=60_000 + 300 * i, mean=0.3 + i / 2000) for i in range(10)]
     figure = figures.metric_vs_parameters(crowd, METRIC)
     assert figure is not None
     figures.png(figure)

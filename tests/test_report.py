@@ -39,9 +39,7 @@ def plan_of(arms: list[str], mode: str = "max") -> Plan:
     trials = []
     for index, name in enumerate(arms):
         train = replace(base.train, learning_rate=base.train.learning_rate * (1 + index))
-        trials += [
-            Trial(arm=name, seed=seed, config=replace(base, train=train, seed=seed)) for seed in (0, 1, 2)
-        ]
+        trials += [Trial(arm=name, seed=seed, config=replace(base, train=train, seed=seed)) for seed in (0, 1, 2)]
     study = Study(name="s", question="Which part?", arms=lambda _: made, mode=mode, paper_note="Table 5.")
     return Plan(study=study, profile="demo", arms=made, seeds=(0, 1, 2), trials=tuple(trials))
 
@@ -65,9 +63,7 @@ def rows_of(scores: Mapping[str, Mapping[int, float]]) -> list[TrialRow]:
     ]
 
 
-FAILED = TrialRow(
-    arm="fixed", seed=2, status="FAILED", trial_key="fixed-2", reason="RuntimeError: out of\nmemory"
-)
+FAILED = TrialRow(arm="fixed", seed=2, status="FAILED", trial_key="fixed-2", reason="RuntimeError: out of\nmemory")
 
 
 def with_failure() -> list[TrialRow]:
@@ -175,10 +171,7 @@ def test_numbers_in_the_table_are_the_statistics() -> None:
     row = summary[1]
     assert cells[head.index("Arm")] == "no fusion"
     assert cells[head.index(f"{METRIC} [95 % CI]")] == f"{row.mean:.4f} [{row.ci_low:.4f}, {row.ci_high:.4f}]"
-    assert (
-        cells[head.index("Delta [95 % CI]")]
-        == f"{row.delta:+.4f} [{row.delta_low:+.4f}, {row.delta_high:+.4f}]"
-    )
+    assert cells[head.index("Delta [95 % CI]")] == f"{row.delta:+.4f} [{row.delta_low:+.4f}, {row.delta_high:+.4f}]"
     assert cells[head.index("p (Holm)")] == f"{row.p_holm:.3f}"
     assert cells[head.index("Trainable parameters")] == "9,000"
     assert cells[head.index("Seconds")] == "11"
@@ -250,9 +243,7 @@ def save_examples(folder: Path, arms: list[str]) -> dict[str, Path]:
     return files
 
 
-def test_write_leaves_every_file_and_only_whole_ones(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_write_leaves_every_file_and_only_whole_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All files exist, pictures are valid and not blank, no temporary file stays, the table is printed."""
     arms = list(SCORES)
     curves = {(arm, s): [(t, 0.3 - 1 / t) for t in (50, 100, 150)] for arm in arms for s in (0, 1, 2)}

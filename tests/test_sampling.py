@@ -14,9 +14,9 @@ SIZES = {"num_samples": st.integers(1, 60), "batch_size": st.integers(1, 40), "s
 def test_batches_run_through_permutations(num_samples, batch_size, seed):
     epochs = 3
     steps = -(-epochs * num_samples // batch_size)
-    order = torch.cat([
-        batch_indices(step, batch_size=batch_size, num_samples=num_samples, seed=seed) for step in range(steps)
-    ])
+    order = torch.cat(
+        [batch_indices(step, batch_size=batch_size, num_samples=num_samples, seed=seed) for step in range(steps)]
+    )
     for epoch in order[: epochs * num_samples].view(epochs, num_samples):
         assert sorted(epoch.tolist()) == list(range(num_samples))
 

@@ -23,9 +23,7 @@ def test_the_interval_is_that_of_scipy(n: int, confidence: float) -> None:
     low, high = stats.t.interval(confidence, n - 1, np.mean(values), stats.sem(values))
     interval = mean_interval(values, confidence)
     assert interval.n == n
-    assert (interval.mean, interval.low, interval.high) == pytest.approx(
-        (np.mean(values), low, high), rel=1e-9
-    )
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((np.mean(values), low, high), rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])

@@ -55,8 +55,14 @@ def test_arms_that_are_the_same_configuration_are_refused():
 
 
 def test_the_order_of_settings_does_not_matter():
-    settings = [("data.num_classes", "11"), ("data", "folder"), ("num_workers", "3"), ("train.batch_size", "24"),
-                ("adapter.pw_input", "concat"), ("adapter.modulation", "dynamic4")]
+    settings = [
+        ("data.num_classes", "11"),
+        ("data", "folder"),
+        ("num_workers", "3"),
+        ("train.batch_size", "24"),
+        ("adapter.pw_input", "concat"),
+        ("adapter.modulation", "dynamic4"),
+    ]
     only = study(Arm(name="a"))
     plans = [make_plan(only, "demo", num_seeds=1, settings=order) for order in list(permutations(settings))[::37]]
     assert len({plan.trials[0].config for plan in plans}) == 1
@@ -66,7 +72,9 @@ def test_the_order_of_settings_does_not_matter():
 
 def test_arms_are_edits_of_the_changed_baseline():
     plan = make_plan(
-        study(Arm(name="a"), Arm(name="b", edits=(change("train.num_steps", 7),))), "demo", num_seeds=1,
+        study(Arm(name="a"), Arm(name="b", edits=(change("train.num_steps", 7),))),
+        "demo",
+        num_seeds=1,
         settings=[("train.num_steps", "5"), ("train.batch_size", "4")],
     )
     assert [(t.config.train.num_steps, t.config.train.batch_size) for t in plan.trials] == [(5, 4), (7, 4)]
@@ -79,7 +87,8 @@ def test_differences_are_readable():
             Arm(name="kernels", edits=(change("adapter.kernel_sizes", (3, 5)), remove("adapter.ffn"))),
             Arm(name="lora", edits=(replace("adapter", "lora"), change("train.backbone_lr_scale", 0.1))),
         ),
-        "demo", num_seeds=2,
+        "demo",
+        num_seeds=2,
     )
     assert plan.differences() == {
         "base": "",

@@ -27,7 +27,12 @@ CONFIG = TrialConfig(
     head=component("head", "deconv", channels=32),
     data=component("data", "scenes"),
     train=TrainConfig(
-        num_steps=6, batch_size=8, learning_rate=5e-3, warmup_steps=2, eval_interval=2, log_interval=4,
+        num_steps=6,
+        batch_size=8,
+        learning_rate=5e-3,
+        warmup_steps=2,
+        eval_interval=2,
+        log_interval=4,
         precision="float32",
     ),
 )
@@ -250,8 +255,9 @@ def second_worker(_, port, folder):
 
 def work(rank, port, folder):
     """One of two workers; each leaves its results in `folder`."""
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2,
-                            timeout=timedelta(seconds=120))
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2, timeout=timedelta(seconds=120)
+    )
     try:
         metrics, model, points = fit(override_all(PARALLEL, [("num_workers", 2)]), folder / "checkpoints")
         shown = train.evaluate(
@@ -259,8 +265,9 @@ def work(rank, port, folder):
         )
     finally:
         dist.destroy_process_group()
-    torch.save({"metrics": metrics, "state": model.trained_state(), "points": points, "test": shown},
-               folder / f"{rank}.pt")
+    torch.save(
+        {"metrics": metrics, "state": model.trained_state(), "points": points, "test": shown}, folder / f"{rank}.pt"
+    )
 
 
 def test_two_workers_agree_with_one(tmp_path):

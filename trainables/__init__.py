@@ -1,0 +1,1 @@
+"""The only code that drives Ray: trials, studies, pre-training, the command line."""

@@ -49,7 +49,9 @@ class Console:
         latest = {key: value for point in points for key, value in point.items()}
         values = [f"{k} {v:.3f}" for k, v in latest.items() if k in (self.plan.study.metric.replace("test/", "val/"),)]
         share = f"step {int(latest['step'])}/{num_steps}"
-        self._show(arm, seed, f"[cyan]{latest['step'] / num_steps:.0%}[/] {' '.join(values)}", " ".join([share, *values]))
+        self._show(
+            arm, seed, f"[cyan]{latest['step'] / num_steps:.0%}[/] {' '.join(values)}", " ".join([share, *values])
+        )
 
     def finished(self, arm: str, seed: int, final: dict[str, Any]) -> None:
         """A trial has been tested."""
@@ -57,7 +59,9 @@ class Console:
         self.durations.append(duration)
         self.ended.add((arm, seed))
         value = final[self.plan.study.metric]
-        self._show(arm, seed, f"[green]{value:.3f}[/]", f"finished {self.plan.study.metric} {value:.4f} in {duration:.0f} s")
+        self._show(
+            arm, seed, f"[green]{value:.3f}[/]", f"finished {self.plan.study.metric} {value:.4f} in {duration:.0f} s"
+        )
 
     def failed(self, arm: str, seed: int, reason: str) -> None:
         """A trial has ended without a result."""

@@ -34,8 +34,11 @@ class DesignSearch(Searcher):
         super().__init__(metric="objective", mode=mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(path))), study_name=name, load_if_exists=True,
-            direction="maximize" if mode == "max" else "minimize", sampler=optuna.samplers.RandomSampler(seed=0),
+            storage=JournalStorage(JournalFileBackend(str(path))),
+            study_name=name,
+            load_if_exists=True,
+            direction="maximize" if mode == "max" else "minimize",
+            sampler=optuna.samplers.RandomSampler(seed=0),
         )
         for stale in self._study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING), deepcopy=False):
             self._study.tell(stale.number, state=TrialState.FAIL)
@@ -59,7 +62,7 @@ class DesignSearch(Searcher):
         return {"arm": arm, "seed": seed}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Record an intermediate validation value; Tune sends the last report twice, an attempt may repeat earlier ones."""
+        """Record a validation value once; Tune sends the last report twice, and an attempt may repeat earlier ones."""
         value, step = result.get("objective", math.nan), int(result["step"])
         if math.isfinite(value) and step > self._steps.get(trial_id, -1):
             self._steps[trial_id] = step

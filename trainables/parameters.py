@@ -55,12 +55,16 @@ def rows(published: Sequence[Published], backbone: str) -> list[dict[str, Any]]:
     for entry in (*published, *others):
         ours = count(backbone, entry.method, entry.options)
         comparable = backbone == REFERENCE and entry.millions == entry.millions
-        table.append({
-            "method": entry.method, "options": dict(entry.options), "trainable_parameters": ours,
-            "published_millions": entry.millions if comparable else None,
-            "match": f"{ours / 1e6:.2f}" == f"{entry.millions:.2f}" if comparable else None,
-            "source": entry.source,
-        })
+        table.append(
+            {
+                "method": entry.method,
+                "options": dict(entry.options),
+                "trainable_parameters": ours,
+                "published_millions": entry.millions if comparable else None,
+                "match": f"{ours / 1e6:.2f}" == f"{entry.millions:.2f}" if comparable else None,
+                "source": entry.source,
+            }
+        )
     return table
 
 

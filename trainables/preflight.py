@@ -3,7 +3,7 @@
 import os
 import socket
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -28,7 +28,7 @@ def output_folder(path: Path) -> Path:
 
 
 @contextmanager
-def study_lock(folder: Path) -> Iterable[None]:  # type: ignore[misc]
+def study_lock(folder: Path) -> Iterator[None]:
     """Hold the study's folder for this invocation; the operating system frees it whatever way the driver ends."""
     lock = FileLock(folder / ".lock")
     try:

@@ -11,6 +11,7 @@ are no better than random ones is not worth shipping.
 
 import dataclasses
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -54,8 +55,13 @@ def recipe(flags: Flags) -> TrialConfig:
         head=component("head", "deconv", channels=48),
         data=component("data", "scenes", domain="source", num_train=flags.num_train),
         train=TrainConfig(
-            num_steps=flags.num_steps, batch_size=32, learning_rate=2e-3, warmup_steps=flags.num_steps // 12,
-            eval_interval=max(1, flags.num_steps // 24), log_interval=100, select="last",
+            num_steps=flags.num_steps,
+            batch_size=32,
+            learning_rate=2e-3,
+            warmup_steps=flags.num_steps // 12,
+            eval_interval=max(1, flags.num_steps // 24),
+            log_interval=100,
+            select="last",
         ),
         seed=flags.seed,
         num_workers=flags.num_workers,
@@ -77,7 +83,9 @@ def main(flags: Flags) -> None:
     card = _card(flags, config, path, final, probes)
     (output / f"{NAME}.json").write_text(json.dumps(card, indent=2) + "\n")
     shutil.rmtree(folder)
-    print(f"frozen-feature probe on target scenes, test mIoU: {probes}\nwrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    print(
+        f"frozen-feature probe on target scenes, test mIoU: {probes}\nwrote {path} ({path.stat().st_size / 1e6:.1f} MB)"
+    )
 
 
 def _train(spec: Spec, folder: Path) -> dict[str, Any]:
@@ -92,10 +100,12 @@ def _train(spec: Spec, folder: Path) -> dict[str, Any]:
                 if "val/miou" in point:
                     print(f"step {point['step']}: source val mIoU {point['val/miou']:.3f}", flush=True)
 
-    ray.init(address="local", logging_level="ERROR")
+    ray.init(address="local", logging_level=logging.ERROR)
     try:
         result = TorchTrainer(
-            work, train_loop_config=dataclasses.asdict(spec), torch_config=TorchConfig(backend="gloo"),
+            work,
+            train_loop_config=dataclasses.asdict(spec),
+            torch_config=TorchConfig(backend="gloo"),
             scaling_config=ScalingConfig(num_workers=spec.config["num_workers"]),
             run_config=RunConfig(name=spec.key, storage_path=str(folder / "ray"), callbacks=[Show()]),
         ).fit()
@@ -108,12 +118,14 @@ def _train(spec: Spec, folder: Path) -> dict[str, Any]:
 
 
 def _export(trained: Path, output: Path) -> Path:
-    """Keep the backbone of the trained model, under timm's names."""
+    """Keep the trained backbone, under timm's names."""
     from safetensors.torch import load_file, save
 
     from sigma_ray.files import write_atomically
 
-    tensors = {name.removeprefix("backbone."): t for name, t in load_file(trained).items() if name.startswith("backbone.")}
+    tensors = {
+        name.removeprefix("backbone."): t for name, t in load_file(trained).items() if name.startswith("backbone.")
+    }
     path = output / f"{NAME}.safetensors"
     write_atomically(path, save(tensors, {"format": "pt"}))
     return path
@@ -143,8 +155,9 @@ def _card(
     return {
         "name": NAME,
         "sha256": fingerprint.file_sha256(path),
-        "description": "A ViT (d=96, 6 blocks, 3 heads, patch 8, one class token) trained with dense semantic labels on "
-        "procedural source-domain scenes. A supervised dense backbone for demonstrations and tests; it has seen no photograph.",
+        "description": "A ViT (d=96, 6 blocks, 3 heads, patch 8, one class token) trained with dense semantic labels "
+        "on procedural source-domain scenes. A supervised dense backbone for demonstrations and tests; it has seen no "
+        "photograph.",
         "mean": loaded.mean,
         "std": loaded.std,
         "parameters": sum(p.numel() for p in loaded.parameters()),

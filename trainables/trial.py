@@ -46,8 +46,8 @@ def label(arm: str, seed: int) -> str:
 def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
     """Train and test on this process (one of several under `torch.distributed`), reporting as it goes.
 
-    Reports carry `points`, `objective` (the validation metric, which searches go by) and, at the end, `final`. An expected failure is reported as `failure`, not raised, so
-    that the process stays fit for the next trial.
+    Reports carry `points`, `objective` (the validation metric, which searches go by) and, at the end, `final`. An
+    expected failure is reported as `failure`, not raised, so that the process stays fit for the next trial.
     """
     import torch
 
@@ -74,9 +74,7 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
 
     try:
         model = models.build(config, data.info)
-        final = train.fit(
-            config, model, data, report=publish, checkpoints=Checkpoints(folder), device=device
-        )
+        final = train.fit(config, model, data, report=publish, checkpoints=Checkpoints(folder), device=device)
     except TrialFailure as failure:
         report({"points": [], "step": 0, "objective": math.nan, "failure": f"{type(failure).__name__}: {failure}"})
         return
@@ -131,8 +129,10 @@ def _export(spec: Spec, model: Any, path: Path) -> None:
 
     tensors = {name: value.cpu().contiguous() for name, value in model.trained_state().items()}
     metadata = {
-        "config": json.dumps(spec.config), "trial_key": spec.key,
-        "backbone": model.backbone.name, "backbone_sha256": model.backbone.weights_sha256 or "random",
+        "config": json.dumps(spec.config),
+        "trial_key": spec.key,
+        "backbone": model.backbone.name,
+        "backbone_sha256": model.backbone.weights_sha256 or "random",
     }
     write_atomically(path, save(tensors, metadata))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import os
 import platform
 import shutil
@@ -57,11 +58,12 @@ def make_specs(plan: Plan, data_fingerprint: str, folder: Path) -> dict[str, Spe
         backbone = trial.config.backbone
         if backbone not in weights:
             weights[backbone] = fingerprint.of_weights(backbone.name, backbone.weights)
-        key = trial_key(
-            trial.config, data_fingerprint=data_fingerprint, weights_fingerprint=weights[backbone]
-        )
+        key = trial_key(trial.config, data_fingerprint=data_fingerprint, weights_fingerprint=weights[backbone])
         specs[label(trial.arm, trial.seed)] = Spec(
-            key=key, arm=trial.arm, seed=trial.seed, config=_portable(to_dict(trial.config)),
+            key=key,
+            arm=trial.arm,
+            seed=trial.seed,
+            config=_portable(to_dict(trial.config)),
             folder=str(folder / "trials" / key),
         )
     return specs
@@ -78,7 +80,12 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(
-    plan: Plan, flags: "Flags", specs: Mapping[str, Spec], ledger: tracking.Ledger, folder: Path, address: str,
+    plan: Plan,
+    flags: "Flags",
+    specs: Mapping[str, Spec],
+    ledger: tracking.Ledger,
+    folder: Path,
+    address: str,
     info: data.Info,
 ) -> int:
     started = time.monotonic()
@@ -94,8 +101,11 @@ def _run(
         failures, slots = train(plan, missing, specs, ledger, folder, address, flags.jobs)
     seconds = time.monotonic() - started
     if not ledger.flush(60):
-        print("error: MLflow does not answer; nothing is lost: run the same command again to send what waits on disk and "
-              "to write the report.", file=sys.stderr)
+        print(
+            "error: MLflow does not answer; nothing is lost: run the same command again to send what waits on disk and "
+            "to write the report.",
+            file=sys.stderr,
+        )
         return 1
     files = write_report(plan, specs, ledger, failures, folder, wall_seconds=seconds, slots=slots)
     finished = ledger.finished()
@@ -115,8 +125,13 @@ def _tidy(specs: Mapping[str, Spec], finished: Mapping[str, Any], folder: Path) 
 
 
 def train(
-    plan: Plan, missing: Mapping[str, Spec], specs: Mapping[str, Spec], ledger: tracking.Ledger, folder: Path,
-    address: str, jobs: int | None,
+    plan: Plan,
+    missing: Mapping[str, Spec],
+    specs: Mapping[str, Spec],
+    ledger: tracking.Ledger,
+    folder: Path,
+    address: str,
+    jobs: int | None,
 ) -> tuple[dict[str, str], int]:
     """Run the missing trials with Ray Tune.
 
@@ -136,7 +151,7 @@ def train(
     workers = next(iter(specs.values())).config["num_workers"]
     # Stopping a trial of several workers needs the dashboard's State API to free their placement group.
     local = {"include_dashboard": workers > 1} if address == "local" else {}
-    ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         available = ray.cluster_resources()
         resources, slots = _slots(available, workers, jobs)
@@ -147,14 +162,22 @@ def train(
                 tune.with_resources(functools.partial(run, specs=dict(missing)), resources),
                 tune_config=TuneConfig(
                     search_alg=DesignSearch(
-                        folder / "optuna.log", plan.study.name,
-                        [(s.arm, s.seed) for s in missing.values()], [arm.name for arm in plan.arms], plan.study.mode,
+                        folder / "optuna.log",
+                        plan.study.name,
+                        [(s.arm, s.seed) for s in missing.values()],
+                        [arm.name for arm in plan.arms],
+                        plan.study.mode,
                     ),
-                    num_samples=len(missing), max_concurrent_trials=slots, reuse_actors=True,
+                    num_samples=len(missing),
+                    max_concurrent_trials=slots,
+                    reuse_actors=True,
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
                 run_config=RunConfig(
-                    name=f"run-{ledger.invocation[:8]}", storage_path=str(folder / "ray"), verbose=0, callbacks=[events],
+                    name=f"run-{ledger.invocation[:8]}",
+                    storage_path=str(folder / "ray"),
+                    verbose=0,
+                    callbacks=[events],
                     failure_config=FailureConfig(max_failures=MAX_CRASHES),
                 ),
             )
@@ -189,8 +212,14 @@ def _slots(available: Mapping[str, float], workers: int, jobs: int | None) -> tu
 
 
 def write_report(
-    plan: Plan, specs: Mapping[str, Spec], ledger: tracking.Ledger, failures: Mapping[str, str], folder: Path,
-    *, wall_seconds: float, slots: int,
+    plan: Plan,
+    specs: Mapping[str, Spec],
+    ledger: tracking.Ledger,
+    failures: Mapping[str, str],
+    folder: Path,
+    *,
+    wall_seconds: float,
+    slots: int,
 ) -> list[Path]:
     """Write tables and figures from what the ledger holds, and print the table."""
     recorded = ledger.trials()
@@ -209,23 +238,31 @@ def write_report(
     return report.write(plan, rows, curves, examples, folder, wall_seconds=wall_seconds, slots=slots)
 
 
-def _finished_row(
-    spec: Spec, row: tracking.Row, validation: Mapping[str, list[tuple[int, float]]]
-) -> report.TrialRow:
+def _finished_row(spec: Spec, row: tracking.Row, validation: Mapping[str, list[tuple[int, float]]]) -> report.TrialRow:
     """A finished trial's row; validation metrics are those of the selected step."""
     metrics = {name: value for name, value in row.metrics.items() if "/" in name and not name.startswith("system/")}
     metrics |= {name: dict(points)[int(row.metrics["selected_step"])] for name, points in validation.items()}
     return report.TrialRow(
-        arm=spec.arm, seed=spec.seed, status=row.status, trial_key=spec.key, run_id=row.run_id,
-        trainable_parameters=int(row.metrics["trainable_parameters"]), seconds=row.metrics["seconds"],
-        peak_memory_bytes=int(row.metrics["peak_memory_bytes"]), metrics=metrics,
+        arm=spec.arm,
+        seed=spec.seed,
+        status=row.status,
+        trial_key=spec.key,
+        run_id=row.run_id,
+        trainable_parameters=int(row.metrics["trainable_parameters"]),
+        seconds=row.metrics["seconds"],
+        peak_memory_bytes=int(row.metrics["peak_memory_bytes"]),
+        metrics=metrics,
     )
 
 
 def _unfinished_row(spec: Spec, row: tracking.Row | None, reason: str) -> report.TrialRow:
     return report.TrialRow(
-        arm=spec.arm, seed=spec.seed, status=row.status if row else "FAILED", trial_key=spec.key,
-        run_id=row.run_id if row else "", reason=reason or (row.reason if row else "never started"),
+        arm=spec.arm,
+        seed=spec.seed,
+        status=row.status if row else "FAILED",
+        trial_key=spec.key,
+        run_id=row.run_id if row else "",
+        reason=reason or (row.reason if row else "never started"),
     )
 
 
@@ -233,14 +270,23 @@ def environment() -> dict[str, Any]:
     """What a reader needs to know about the software and the machine."""
     names = ("torch", "timm", "ray", "mlflow", "optuna", "numpy", "mmsegmentation")
     versions = {name: version(name) for name in names}
-    return {"commit": commit(), "python": platform.python_version(), "system": platform.platform(),
-            "cpus": os.cpu_count(), **versions}
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        **versions,
+    }
 
 
 def _plan_record(plan: Plan, specs: Mapping[str, Spec]) -> dict[str, Any]:
     return {
-        "question": plan.study.question, "profile": plan.profile, "metric": plan.study.metric,
-        "baseline": plan.arms[0].name, "seeds": list(plan.seeds), "differences": plan.differences(),
+        "question": plan.study.question,
+        "profile": plan.profile,
+        "metric": plan.study.metric,
+        "baseline": plan.arms[0].name,
+        "seeds": list(plan.seeds),
+        "differences": plan.differences(),
         "trials": [dataclasses.asdict(spec) for spec in specs.values()],
     }
 

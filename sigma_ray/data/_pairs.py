@@ -47,9 +47,7 @@ def find(root: Path, split: str) -> list[Pair]:
         raise ValueError(f"{images} must hold .jpg or .png images, but it has none.")
     pairs = [Pair(path, masks / f"{path.stem}.png") for path in paths]
     present = {path.name for path in masks.iterdir()}
-    problems = [
-        f"{pair.image} has no annotation {pair.mask}" for pair in pairs if pair.mask.name not in present
-    ]
+    problems = [f"{pair.image} has no annotation {pair.mask}" for pair in pairs if pair.mask.name not in present]
     refuse(problems, f"{len(pairs)} images in {images}")
     return pairs
 
@@ -62,9 +60,7 @@ def read(pair: Pair, labels: Info, reduce_zero_label: bool) -> tuple[np.ndarray,
     """
     image, mask = _decode(pair.image), _decode(pair.mask)
     if image.size != mask.size:
-        raise ValueError(
-            f"{pair.mask} is {mask.width}x{mask.height}, but its image is {image.width}x{image.height}"
-        )
+        raise ValueError(f"{pair.mask} is {mask.width}x{mask.height}, but its image is {image.width}x{image.height}")
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{pair.image} has pixels of mode {image.mode}, but 8-bit grey or colour is needed")
     ids = np.asarray(mask)
@@ -73,9 +69,7 @@ def read(pair: Pair, labels: Info, reduce_zero_label: bool) -> tuple[np.ndarray,
     size = (labels.image_size[1], labels.image_size[0])
     picture = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
     coded = Image.fromarray(_encode(ids.astype(np.int64), pair.mask, labels, reduce_zero_label))
-    return np.ascontiguousarray(picture.transpose(2, 0, 1)), np.asarray(
-        coded.resize(size, Image.Resampling.NEAREST)
-    )
+    return np.ascontiguousarray(picture.transpose(2, 0, 1)), np.asarray(coded.resize(size, Image.Resampling.NEAREST))
 
 
 def _decode(path: Path) -> Image.Image:
@@ -117,11 +111,7 @@ def read_classes(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} must be JSON, but it is not ({error}); correct it.") from None
     names = stored.get("classes") if isinstance(stored, dict) else None
-    if (
-        not isinstance(names, list)
-        or not 2 <= len(names) <= 255
-        or not all(isinstance(n, str) for n in names)
-    ):
+    if not isinstance(names, list) or not 2 <= len(names) <= 255 or not all(isinstance(n, str) for n in names):
         raise ValueError(f'{path} must hold 2 to 255 names under "classes", but got {names!r}; correct it.')
     index, reduce = stored.get("ignore_index", 255), stored.get("reduce_zero_label", False)
     if type(index) is not int or not 0 <= index <= 255 or type(reduce) is not bool:

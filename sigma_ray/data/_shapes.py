@@ -145,9 +145,7 @@ def lay_out(
     }
 
 
-def _choose(
-    u: dict[str, Array], diameters: tuple[float, float], min_part: float
-) -> tuple[Array, Array, Array, Array]:
+def _choose(u: dict[str, Array], diameters: tuple[float, float], min_part: float) -> tuple[Array, Array, Array, Array]:
     """Kind, part width / diameter, largest tilt and diameter (B, S), from the farthest slot to the nearest."""
     count = MIN_OBJECTS + (u["count"] * (NUM_SLOTS - MIN_OBJECTS + 1)).astype(int)
     empty = np.arange(NUM_SLOTS) >= count[:, None]

@@ -124,9 +124,7 @@ def photograph(image: Array, noise: Array, u: dict[str, Array], target: bool) ->
         image *= gain.astype(np.float32)[..., None, None]
         image += offset.astype(np.float32)[..., None, None]
     image *= np.float32(255.0)
-    noise *= (8.0 + 12.0 * u["sigma"] if target else 2.0 + 0 * u["sigma"]).astype(np.float32)[
-        :, None, None, None
-    ]
+    noise *= (8.0 + 12.0 * u["sigma"] if target else 2.0 + 0 * u["sigma"]).astype(np.float32)[:, None, None, None]
     image += noise
     return np.clip(np.rint(image, out=image), 0, 255, out=image).astype(np.uint8)
 

@@ -58,13 +58,10 @@ class Config:
         """Check what can be checked without looking at the folder."""
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise ValueError(
-                f"data.image_size must be height,width, both at least 1, but got {self.image_size!r}; "
-                "use 512,512."
+                f"data.image_size must be height,width, both at least 1, but got {self.image_size!r}; use 512,512."
             )
         if self.num_classes is not None and not 2 <= self.num_classes <= 255:
-            raise ValueError(
-                f"data.num_classes must lie in 2 .. 255, but got {self.num_classes}; masks are 8-bit."
-            )
+            raise ValueError(f"data.num_classes must lie in 2 .. 255, but got {self.num_classes}; masks are 8-bit.")
         if self.ignore_index is not None and not 0 <= self.ignore_index <= 255:
             raise ValueError(f"data.ignore_index must lie in 0 .. 255, but got {self.ignore_index}; use 255.")
         positive("data.val_fraction", self.val_fraction)
@@ -135,9 +132,7 @@ def batches(cfg: Config, split: str) -> Iterator[dict[str, np.ndarray]]:
 
 def _root(cfg: Config) -> Path:
     if cfg.root is None:
-        raise ValueError(
-            "data.root must be the folder that holds images/ and annotations/, but got None; set it."
-        )
+        raise ValueError("data.root must be the folder that holds images/ and annotations/, but got None; set it.")
     root = Path(cfg.root).expanduser()
     if not root.is_dir():
         raise ValueError(f"data.root must be an existing folder, but got {cfg.root!r}; check the path.")
@@ -150,19 +145,14 @@ def _resolve(cfg: Config) -> tuple[Info, bool]:
     stored = _pairs.read_classes(path) if path.exists() else {}
     names = stored.get("classes")
     if names is None and cfg.num_classes is None:
-        raise ValueError(
-            f"data.num_classes must be set, because there is no {path}; set it or write that file."
-        )
+        raise ValueError(f"data.num_classes must be set, because there is no {path}; set it or write that file.")
     if names is not None and cfg.num_classes not in (None, len(names)):
         raise ValueError(
-            f"data.num_classes must equal the {len(names)} classes in {path}, but got {cfg.num_classes}; "
-            "leave it none."
+            f"data.num_classes must equal the {len(names)} classes in {path}, but got {cfg.num_classes}; leave it none."
         )
     names = tuple(names or (f"class_{i}" for i in range(cfg.num_classes or 0)))
     ignore = stored.get("ignore_index", 255) if cfg.ignore_index is None else cfg.ignore_index
-    reduce = (
-        stored.get("reduce_zero_label", False) if cfg.reduce_zero_label is None else cfg.reduce_zero_label
-    )
+    reduce = stored.get("reduce_zero_label", False) if cfg.reduce_zero_label is None else cfg.reduce_zero_label
     labels = Info(num_classes=len(names), class_names=names, image_size=cfg.image_size, ignore_index=ignore)
     return labels, reduce
 
@@ -179,16 +169,12 @@ def _splits(cfg: Config) -> dict[str, list[_pairs.Pair]]:
     found = {name: _pairs.find(root, name) for name in _pairs.FOLDERS if (root / "images" / name).is_dir()}
     missing = [str(root / "images" / name) for name in ("training", "validation") if name not in found]
     if "training" not in found or len(found) < 2:
-        raise ValueError(
-            f"{root} must have images/training and images/validation, but {missing[0]} is missing."
-        )
+        raise ValueError(f"{root} must have images/training and images/validation, but {missing[0]} is missing.")
     if len(found) == 3:
         return {"train": found["training"], "val": found["validation"], "test": found["test"]}
     test = found.get("validation") or found["test"]
     if len(found["training"]) < 2:
-        raise ValueError(
-            f"{root / 'images' / 'training'} must hold 2 images or more to split off val; add images."
-        )
+        raise ValueError(f"{root / 'images' / 'training'} must hold 2 images or more to split off val; add images.")
     ranked = sorted(found["training"], key=lambda pair: _rank(pair, cfg.split_seed))
     held_out = set(ranked[: min(max(1, round(cfg.val_fraction * len(ranked))), len(ranked) - 1)])
     train = [pair for pair in found["training"] if pair not in held_out]

@@ -55,9 +55,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check every field."""
         if len(self.image_size) != 2:
-            raise ValueError(
-                f"data.image_size must be (height, width), but got {self.image_size!r}; use 64,64."
-            )
+            raise ValueError(f"data.image_size must be (height, width), but got {self.image_size!r}; use 64,64.")
         for name in ("num_train", "num_val", "num_test", "min_object", "max_object_fraction"):
             positive(f"data.{name}", getattr(self, name))
         positive("data.image_size", min(self.image_size))
@@ -137,9 +135,7 @@ def _draw(
         generator.random(out=uniform[row])
         generator.standard_normal(dtype=np.float32, out=noise[row])
     parts = np.split(uniform, np.cumsum(sizes)[:-1], axis=1)
-    return {
-        name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
-    }, noise
+    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}, noise
 
 
 def _compose(
@@ -158,9 +154,7 @@ def _compose(
     boxes, visible = _boxes(region, slots)
     labels = np.where(visible, scene["kind"] + 2, -1)
     region_label = np.concatenate([np.tile([0, 1], (batch, 1)), scene["kind"] + 2], axis=1).astype(np.uint8)
-    region_depth = np.concatenate([np.full((batch, 2), _shapes.FAR), scene["depth"]], axis=1).astype(
-        np.float32
-    )
+    region_depth = np.concatenate([np.full((batch, 2), _shapes.FAR), scene["depth"]], axis=1).astype(np.float32)
     flat = region.reshape(batch, -1).astype(np.int64)
     depth = np.take_along_axis(region_depth, flat, axis=1).reshape(region.shape)
     depth = np.where(region == 1, scene["ground"].astype(np.float32)[:, :, None], depth)

@@ -61,17 +61,13 @@ class Table:
             columns = json.loads((reader.schema.metadata or {})[_COLUMNS])
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         except (OSError, pa.ArrowInvalid, KeyError) as error:
-            reason = (
-                "it is not there" if isinstance(error, FileNotFoundError) else "it is cut short or no table"
-            )
+            reason = "it is not there" if isinstance(error, FileNotFoundError) else "it is cut short or no table"
             raise ValueError(
                 f"Cannot open the table {path}: {reason}; delete {path.parent} to build it again."
             ) from None
         if not batches:
             raise ValueError(f"The table {path} has no rows; delete {path.parent} to build it again.")
-        views = {
-            name: [_view(batch.column(name), **spec) for batch in batches] for name, spec in columns.items()
-        }
+        views = {name: [_view(batch.column(name), **spec) for batch in batches] for name, spec in columns.items()}
         return cls(path, views)
 
     def __len__(self) -> int:
@@ -86,9 +82,7 @@ class Table:
         """
         rows = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(
-                f"indices must lie in 0 .. {len(self) - 1}, but got {rows.min()} .. {rows.max()}."
-            )
+            raise IndexError(f"indices must lie in 0 .. {len(self) - 1}, but got {rows.min()} .. {rows.max()}.")
         chunks = np.searchsorted(self._ends, rows, side="right")
         starts = np.concatenate([[0], self._ends])
         result = {name: np.empty((len(rows), *self.shapes[name]), self.dtypes[name]) for name in self._views}
@@ -221,21 +215,15 @@ def _write(path: Path, batches: Iterator[dict[str, np.ndarray]]) -> int:
     """Write one split and return its number of rows."""
     first = next(batches, None)
     if first is None:
-        raise ValueError(
-            f"Split {path.stem!r} must have at least one sample, but got none; check the data folder."
-        )
-    specs = {
-        name: {"dtype": array.dtype.str, "shape": list(array.shape[1:])} for name, array in first.items()
-    }
+        raise ValueError(f"Split {path.stem!r} must have at least one sample, but got none; check the data folder.")
+    specs = {name: {"dtype": array.dtype.str, "shape": list(array.shape[1:])} for name, array in first.items()}
     fields = [pa.field(name, pa.binary(array[:1].nbytes)) for name, array in first.items()]
     schema = pa.schema(fields, metadata={_COLUMNS: json.dumps(specs).encode()})
     rows = 0
     with open(path, "wb") as file:
         with pa.ipc.new_file(file, schema) as writer:
             for batch in itertools.chain([first], batches):
-                found = {
-                    name: {"dtype": a.dtype.str, "shape": list(a.shape[1:])} for name, a in batch.items()
-                }
+                found = {name: {"dtype": a.dtype.str, "shape": list(a.shape[1:])} for name, a in batch.items()}
                 if found != specs:
                     raise ValueError(f"Samples of {path.stem!r} must all be like {specs}, but got {found}.")
                 writer.write_batch(pa.record_batch([_column(batch[f.name]) for f in fields], schema=schema))

@@ -17,15 +17,20 @@ class SimplePyramid(nn.Module):
     def __init__(self, in_channels: int, channels: int = 256) -> None:
         super().__init__()
         d = in_channels
-        self.levels = nn.ModuleList([
-            nn.Sequential(
-                nn.ConvTranspose2d(d, d // 2, 2, stride=2), LayerNorm2d(d // 2), nn.GELU(),
-                nn.ConvTranspose2d(d // 2, d // 4, 2, stride=2), *_lateral(d // 4, channels),
-            ),
-            nn.Sequential(nn.ConvTranspose2d(d, d // 2, 2, stride=2), *_lateral(d // 2, channels)),
-            nn.Sequential(*_lateral(d, channels)),
-            nn.Sequential(nn.MaxPool2d(2), *_lateral(d, channels)),
-        ])
+        self.levels = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.ConvTranspose2d(d, d // 2, 2, stride=2),
+                    LayerNorm2d(d // 2),
+                    nn.GELU(),
+                    nn.ConvTranspose2d(d // 2, d // 4, 2, stride=2),
+                    *_lateral(d // 4, channels),
+                ),
+                nn.Sequential(nn.ConvTranspose2d(d, d // 2, 2, stride=2), *_lateral(d // 2, channels)),
+                nn.Sequential(*_lateral(d, channels)),
+                nn.Sequential(nn.MaxPool2d(2), *_lateral(d, channels)),
+            ]
+        )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Levels from fine to coarse, from the last of `features`."""
@@ -34,6 +39,8 @@ class SimplePyramid(nn.Module):
 
 def _lateral(before: int, after: int) -> list[nn.Module]:
     return [
-        nn.Conv2d(before, after, 1, bias=False), LayerNorm2d(after),
-        nn.Conv2d(after, after, 3, padding=1, bias=False), LayerNorm2d(after),
+        nn.Conv2d(before, after, 1, bias=False),
+        LayerNorm2d(after),
+        nn.Conv2d(after, after, 3, padding=1, bias=False),
+        LayerNorm2d(after),
     ]

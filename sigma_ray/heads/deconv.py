@@ -5,6 +5,7 @@ Source: ViT-Split (ICCV 2025), public code: 2 x [ConvTranspose 2x2 stride 2, Gro
 statistics would make a trial's result depend on how the batch is split over workers.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -37,11 +38,17 @@ class DeconvHead(nn.Module):
         super().__init__()
         self.ignore_index = ignore_index
         widths = [in_channels, channels, channels]
-        self.up = nn.Sequential(*(
-            layer
-            for before, after in zip(widths, widths[1:], strict=False)
-            for layer in (nn.ConvTranspose2d(before, after, 2, stride=2), nn.GroupNorm(num_groups, after), nn.GELU())
-        ))
+        self.up = nn.Sequential(
+            *(
+                layer
+                for before, after in itertools.pairwise(widths)
+                for layer in (
+                    nn.ConvTranspose2d(before, after, 2, stride=2),
+                    nn.GroupNorm(num_groups, after),
+                    nn.GELU(),
+                )
+            )
+        )
         self.classify = nn.Conv2d(channels, num_classes, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:

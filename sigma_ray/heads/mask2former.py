@@ -29,7 +29,9 @@ class Config:
         for name in ("num_queries", "encoder_layers", "decoder_layers", "num_points"):
             checks.positive(f"head.{name}", getattr(self, name))
         if self.channels < 32 or self.channels % 32:
-            raise ValueError(f"head.channels must be a multiple of 32 (8 heads, GroupNorm 32), but got {self.channels}.")
+            raise ValueError(
+                f"head.channels must be a multiple of 32 (8 heads, GroupNorm 32), but got {self.channels}."
+            )
 
 
 def build(config: Config, *, in_channels: int, stride: int, num_classes: int, ignore_index: int) -> nn.Module:

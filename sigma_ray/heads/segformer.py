@@ -27,9 +27,14 @@ def build(config: Config, *, in_channels: int, stride: int, num_classes: int, ig
     """The head on maps of `in_channels` channels; `stride` does not matter to it."""
     del stride
     settings = {
-        "type": "SegformerHead", "in_channels": [config.channels] * 4, "in_index": [0, 1, 2, 3],
-        "channels": config.channels, "dropout_ratio": config.dropout, "num_classes": num_classes,
-        "norm_cfg": {"type": "BN"}, "align_corners": False,
+        "type": "SegformerHead",
+        "in_channels": [config.channels] * 4,
+        "in_index": [0, 1, 2, 3],
+        "channels": config.channels,
+        "dropout_ratio": config.dropout,
+        "num_classes": num_classes,
+        "norm_cfg": {"type": "BN"},
+        "align_corners": False,
         "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0},
     }
     return MMSegHead(settings, in_channels, config.channels, ignore_index)

@@ -175,9 +175,7 @@ def test_an_opened_folder_is_not_read_again(root: Path, monkeypatch: pytest.Monk
 
 
 def test_a_missing_root_or_folder_is_named(root: Path, tmp_path: Path) -> None:
-    assert "data.root must be the folder that holds images/ and annotations/, but got None" in refused(
-        folder.Config()
-    )
+    assert "data.root must be the folder that holds images/ and annotations/, but got None" in refused(folder.Config())
     assert f"but got '{tmp_path / 'no'}'" in refused(config(tmp_path / "no"))
     shutil.rmtree(root / "annotations" / "test")
     assert f"{root / 'annotations' / 'test'} is missing" in refused(config(root))
@@ -223,9 +221,7 @@ def test_truncated_files_are_named(tmp_path: Path, kind: str, keep: float) -> No
 def test_ids_that_are_no_label_are_named(root: Path) -> None:
     message = refused(config(root, num_classes=2))
     assert message.startswith("3 of the 3 pairs in split 'train'")
-    assert (
-        "training_000.png holds the id 2, but ids must lie in 0 .. 1 or equal the ignore index 255" in message
-    )
+    assert "training_000.png holds the id 2, but ids must lie in 0 .. 1 or equal the ignore index 255" in message
     reduced = refused(config(root, num_classes=2, reduce_zero_label=True))
     assert "holds the id 3, but ids must lie in 1 .. 2" in reduced
 

@@ -24,9 +24,7 @@ def batch(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
     seed=st.integers(0, 2**63),
     combination=st.sampled_from(COMBINATIONS),
 )
-def test_a_scene_does_not_depend_on_its_batch(
-    indices: list[int], seed: int, combination: tuple[str, str]
-) -> None:
+def test_a_scene_does_not_depend_on_its_batch(indices: list[int], seed: int, combination: tuple[str, str]) -> None:
     domain, split = combination
     together = scenes.render(indices, seed=seed, domain=domain, split=split)
     for row, index in enumerate(indices):
@@ -36,9 +34,7 @@ def test_a_scene_does_not_depend_on_its_batch(
 
 
 def test_splits_domains_seeds_and_indices_all_differ() -> None:
-    images = [
-        scenes.render(range(3), domain=d, split=s, seed=n)["image"] for (d, s) in COMBINATIONS for n in (0, 1)
-    ]
+    images = [scenes.render(range(3), domain=d, split=s, seed=n)["image"] for (d, s) in COMBINATIONS for n in (0, 1)]
     flat = np.concatenate(images).reshape(len(images) * 3, -1)
     assert len(np.unique(flat, axis=0)) == len(flat)
 

@@ -46,9 +46,7 @@ tables.build(folder, info=lambda: info, fingerprint=lambda: "f", batches=batches
 def samples(total: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Random samples with the columns of SAMPLE."""
     rng = np.random.default_rng(seed)
-    return {
-        name: rng.integers(0, 256, (total, *shape)).astype(dtype) for name, (shape, dtype) in SAMPLE.items()
-    }
+    return {name: rng.integers(0, 256, (total, *shape)).astype(dtype) for name, (shape, dtype) in SAMPLE.items()}
 
 
 def cut(content: dict[str, np.ndarray], sizes: list[int]) -> Iterator[dict[str, np.ndarray]]:
@@ -59,9 +57,7 @@ def cut(content: dict[str, np.ndarray], sizes: list[int]) -> Iterator[dict[str, 
         start += size
 
 
-def build(
-    folder: Path, content: dict[str, np.ndarray] | None = None, sizes: tuple[int, ...] = (3, 4)
-) -> tables.Meta:
+def build(folder: Path, content: dict[str, np.ndarray] | None = None, sizes: tuple[int, ...] = (3, 4)) -> tables.Meta:
     """Build `folder` with a single split "train"."""
     whole = samples(sum(sizes)) if content is None else content
     return tables.build(
@@ -116,9 +112,7 @@ def test_a_second_build_reads_what_the_first_wrote(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "gone", "no meta", "bad meta", "rows", "format"])
-def test_damaged_tables_are_built_again(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_tables_are_built_again(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "t"
     build(folder)
     arrow, meta = folder / "train.arrow", folder / "meta.json"
@@ -160,9 +154,7 @@ def test_a_failing_source_leaves_nothing_behind(tmp_path: Path) -> None:
         raise ValueError("bad file")
 
     with pytest.raises(ValueError, match="bad file"):
-        tables.build(
-            tmp_path / "t", info=lambda: INFO, fingerprint=lambda: "f", batches=broken, splits=["train"]
-        )
+        tables.build(tmp_path / "t", info=lambda: INFO, fingerprint=lambda: "f", batches=broken, splits=["train"])
     assert [path.name for path in tmp_path.iterdir()] in ([], ["t.lock"])
 
 
@@ -207,9 +199,7 @@ def test_a_cache_that_cannot_be_written_is_reported_in_one_line(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SIGMA_RAY_CACHE", str(tmp_path / "file"))
-    with pytest.raises(
-        OSError, match=r"Cannot write the data cache .*file .*; set SIGMA_RAY_CACHE"
-    ) as caught:
+    with pytest.raises(OSError, match=r"Cannot write the data cache .*file .*; set SIGMA_RAY_CACHE") as caught:
         data.open_data("scenes", scenes.Config(num_train=1, num_val=1, num_test=1))
     assert "\n" not in str(caught.value)
 

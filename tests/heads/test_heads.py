@@ -10,7 +10,11 @@ from sigma_ray.heads._pyramid import SimplePyramid
 SMALL = {
     "segformer": {"channels": 32},
     "mask2former": {
-        "channels": 64, "num_queries": 20, "encoder_layers": 2, "decoder_layers": 3, "num_points": 512,
+        "channels": 64,
+        "num_queries": 20,
+        "encoder_layers": 2,
+        "decoder_layers": 3,
+        "num_points": 512,
     },
 }
 CLASSES, IGNORE = 5, 255
@@ -111,5 +115,5 @@ def test_widths_that_do_not_divide_are_refused():
 
 
 def test_an_unknown_head_lists_the_choices():
-    with pytest.raises(ValueError, match="deconv.*mask2former.*segformer"):
+    with pytest.raises(ValueError, match=r"deconv.*mask2former.*segformer"):
         heads.load("nope")

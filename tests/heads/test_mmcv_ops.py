@@ -33,7 +33,9 @@ def test_a_compiled_mmcv_is_left_alone(tmp_path):
     )
     run = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     assert str(tmp_path) in run.stdout

@@ -40,8 +40,10 @@ def test_the_metric_is_that_of_mmsegmentation(seed, absent):
         stop = {0: 1, 1: 3, 3: 4}[start]
         metric.update(logits[start:stop], mask[start:stop])
     ours = metric.compute()
-    wanted = {key: torch.from_numpy(theirs[name]).double().nanmean().item()
-              for key, name in (("miou", "IoU"), ("macc", "Acc"), ("aacc", "aAcc"))}
+    wanted = {
+        key: torch.from_numpy(theirs[name]).double().nanmean().item()
+        for key, name in (("miou", "IoU"), ("macc", "Acc"), ("aacc", "aAcc"))
+    }
     assert ours == pytest.approx(wanted, abs=1e-6)
     assert 0 < ours["miou"] < 1
 

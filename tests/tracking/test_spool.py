@@ -49,9 +49,7 @@ def unreliable(monkeypatch: pytest.MonkeyPatch) -> list[Unreliable]:
     return made
 
 
-def test_an_outage_delays_but_neither_blocks_nor_loses(
-    unreliable: list[Unreliable], uri: str, tmp_path: Path
-) -> None:
+def test_an_outage_delays_but_neither_blocks_nor_loses(unreliable: list[Unreliable], uri: str, tmp_path: Path) -> None:
     """Events of an outage arrive in order once the store is back."""
     ledger = Ledger(uri, "study", tmp_path / "spool")
     ledger.open({}, {})
@@ -97,9 +95,7 @@ def test_what_an_invocation_could_not_deliver_the_next_one_does(
 
 
 @pytest.mark.parametrize("lost", range(5))
-def test_a_lost_answer_doubles_nothing(
-    unreliable: list[Unreliable], uri: str, tmp_path: Path, lost: int
-) -> None:
+def test_a_lost_answer_doubles_nothing(unreliable: list[Unreliable], uri: str, tmp_path: Path, lost: int) -> None:
     """Whichever event arrives without its answer is sent twice and stored once."""
     ledger = Ledger(uri, "study", tmp_path / "spool")
     unreliable[0].lose_answer = lost == 0

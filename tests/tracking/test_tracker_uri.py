@@ -46,11 +46,6 @@ def test_check_of_sqlite_files(tmp_path: Path) -> None:
 
 def test_the_command_that_opens_the_user_interface() -> None:
     """Exactly what a user pastes into a shell."""
-    assert (
-        tracking.mlflow_ui_command("sqlite:///mlflow.db")
-        == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
-    )
-    assert (
-        tracking.mlflow_ui_command("sqlite:///a b.db") == "mlflow ui --backend-store-uri 'sqlite:///a b.db'"
-    )
+    assert tracking.mlflow_ui_command("sqlite:///mlflow.db") == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+    assert tracking.mlflow_ui_command("sqlite:///a b.db") == "mlflow ui --backend-store-uri 'sqlite:///a b.db'"
     assert tracking.mlflow_ui_command("http://head:5000") == "http://head:5000"

@@ -74,9 +74,7 @@ def test_a_second_attempt_continues_the_same_run(ledger: Ledger, uri: str, tmp_p
 def test_a_final_value_does_not_bend_the_curve(ledger: Ledger) -> None:
     """The final validation score is that of the best step; the curve keeps its own last point."""
     ledger.start("k0", "sigma", 0, CONFIG)
-    ledger.log(
-        "k0", [{"step": 10, "val/miou": 0.4}, {"step": 20, "val/miou": 0.3}, {"step": 25, "loss": 1.0}]
-    )
+    ledger.log("k0", [{"step": 10, "val/miou": 0.4}, {"step": 20, "val/miou": 0.3}, {"step": 25, "loss": 1.0}])
     ledger.finish("k0", {"val/miou": 0.4, "test/miou": 0.5})
     row = ledger.finished()["k0"]
     assert row.metrics["val/miou"] == 0.4
@@ -108,9 +106,7 @@ def test_a_trial_keeps_its_files(ledger: Ledger, tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_a_refused_event_does_not_stop_those_behind_it(
-    ledger: Ledger, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refused_event_does_not_stop_those_behind_it(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
     """A metric name that MLflow never accepts, and a trial that never started."""
     ledger.start("k0", "sigma", 0, CONFIG)
     ledger.log("k0", [{"step": 1, "bad?name": 1.0}])

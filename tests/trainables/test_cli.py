@@ -10,13 +10,23 @@ import pytest
 from trainables import cli
 
 FLAGS = {
-    "--profile", "--seeds", "--set", "--data-root", "--weights", "--address", "--tracking-uri", "--output", "--jobs",
+    "--profile",
+    "--seeds",
+    "--set",
+    "--data-root",
+    "--weights",
+    "--address",
+    "--tracking-uri",
+    "--output",
+    "--jobs",
     "--dry-run",
 }
 STUDIES = ("ablate_bottleneck", "ablate_kernels", "ablate_modules")
 
 
-def run(*arguments: str, cwd: Path, study: str = "ablate_bottleneck", timeout: float = 120) -> subprocess.CompletedProcess:
+def run(
+    *arguments: str, cwd: Path, study: str = "ablate_bottleneck", timeout: float = 120
+) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", f"studies.{study}", *arguments]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
@@ -101,7 +111,14 @@ def test_mask_ids_out_of_range(tmp_path):
             Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / f"set/images/{split}/{index}.png")
             Image.fromarray(np.full((16, 16), 9, np.uint8)).save(tmp_path / f"set/annotations/{split}/{index}.png")
     result = run(
-        "--set", "data=folder", "--data-root", "set", "--set", "data.num_classes=3", "--set", "data.image_size=16,16",
+        "--set",
+        "data=folder",
+        "--data-root",
+        "set",
+        "--set",
+        "data.num_classes=3",
+        "--set",
+        "data.image_size=16,16",
         cwd=tmp_path,
     )
     assert result.returncode == 2 and "9" in result.stderr and result.stderr.strip().count("\n") == 0

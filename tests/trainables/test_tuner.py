@@ -17,8 +17,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SCRIPT = Path(__file__).parent / "tiny_study.py"
 SMALL = [
-    "--weights", "none", "--seeds", "2", "--set", "data.num_train=64", "--set", "data.num_val=16", "--set",
-    "data.num_test=16", "--set", "train.warmup_steps=2",
+    "--weights",
+    "none",
+    "--seeds",
+    "2",
+    "--set",
+    "data.num_train=64",
+    "--set",
+    "data.num_val=16",
+    "--set",
+    "data.num_test=16",
+    "--set",
+    "train.warmup_steps=2",
 ]
 QUICK = [*SMALL, "--set", "train.num_steps=6", "--set", "train.eval_interval=3"]
 LONGER = [*SMALL, "--set", "train.num_steps=60", "--set", "train.eval_interval=10"]
@@ -135,7 +145,10 @@ def test_optuna_study_holds_the_design(study):
     storage = JournalStorage(JournalFileBackend(str(folder / "results/tiny/optuna.log")))
     trials = optuna.load_study(study_name="tiny", storage=storage).get_trials()
     assert sorted((t.params["arm"], t.params["seed"]) for t in trials) == [
-        ("fixed", 0), ("fixed", 1), ("sigma", 0), ("sigma", 1)
+        ("fixed", 0),
+        ("fixed", 1),
+        ("sigma", 0),
+        ("sigma", 1),
     ]
     assert all(t.state == optuna.trial.TrialState.COMPLETE for t in trials)
 
@@ -143,7 +156,9 @@ def test_optuna_study_holds_the_design(study):
 def test_failed_trial_leaves_the_others_alone(tmp_path):
     result = run("sigma,diverges", *QUICK, cwd=tmp_path)
     assert result.returncode == 1, result.stdout + result.stderr
-    table = {(row["arm"], row["seed"]): row for row in pq.read_table(tmp_path / "results/tiny/trials.parquet").to_pylist()}
+    table = {
+        (row["arm"], row["seed"]): row for row in pq.read_table(tmp_path / "results/tiny/trials.parquet").to_pylist()
+    }
     assert {table["sigma", seed]["status"] for seed in (0, 1)} == {"FINISHED"}
     for seed in (0, 1):
         assert table["diverges", seed]["status"] == "FAILED"
