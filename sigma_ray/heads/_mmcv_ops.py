@@ -1,10 +1,11 @@
 """MMSegmentation without compiled operators: what its heads import from `mmcv._ext`, in torch and torchvision.
 
-`mmcv-lite` is the pure-Python mmcv. MMSegmentation's and MMDetection's model packages import `mmcv.ops`, which wants
-the compiled extension `mmcv._ext` as soon as it is imported, although the heads used here need next to nothing of it:
-non-maximum suppression (torchvision has it) and multi-scale deformable attention (mmcv carries a version in plain
-torch, which its CPU path uses anyway). `install` puts a module of that name in place; an operator that is not provided raises
-when it is called. With a compiled mmcv installed, `install` does nothing.
+`mmcv-lite` is the pure-Python mmcv. MMSegmentation's and MMDetection's model packages import `mmcv.ops`,
+which wants the compiled extension `mmcv._ext` as soon as it is imported, although the heads used here need
+next to nothing of it: non-maximum suppression (torchvision has it) and multi-scale deformable attention (mmcv
+carries a version in plain torch, which its CPU path uses anyway). `install` puts a module of that name in
+place; an operator that is not provided raises when it is called. With a compiled mmcv installed, `install`
+does nothing.
 """
 
 import importlib.machinery
