@@ -150,7 +150,9 @@ def train(
 
     workers = next(iter(specs.values())).config["num_workers"]
     # Stopping a trial of several workers needs the dashboard's State API to free their placement group.
-    local = {"include_dashboard": workers > 1} if address == "local" else {}
+    # And each such trial has a process beside its workers that only waits: it gets a share of one extra CPU.
+    several = {"include_dashboard": True, "num_cpus": max(os.cpu_count() or 1, workers) + 1}
+    local = (several if workers > 1 else {"include_dashboard": False}) if address == "local" else {}
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
     try:
         available = ray.cluster_resources()
@@ -202,7 +204,7 @@ def _slots(available: Mapping[str, float], workers: int, jobs: int | None) -> tu
     else:
         # The trial's workers take their CPUs and GPUs in a placement group that Tune does not see.
         resources = {"CPU": 0.01}
-        slots = int((gpus if gpus >= workers else cpus - 0.5) // workers) or int(cpus // workers)
+        slots = int((gpus if gpus >= workers else cpus - 0.5) // workers)
     if slots < 1:
         raise ValueError(
             f"num_workers must fit the cluster, but {workers} workers need more than its {cpus:.0f} CPUs; "
