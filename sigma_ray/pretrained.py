@@ -1,6 +1,5 @@
 """Backbone weights: the bundled file, the hub, or a local file, checked before they are used."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,12 @@ from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from sigma_ray.fingerprint import file_sha256
+
 BUNDLED = Path(__file__).parent / "weights"
 
 # Pooling and classifier tensors that a dense backbone has no use for.
 _HEAD = ("head.", "head_dist.", "fc_norm.", "attn_pool.", "head_drop.")
-
-
-def file_sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def bundled_file(name: str) -> Path:
