@@ -6,15 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sigma_ray import memory, sampling
+from sigma_ray import memory, optim, rng, sampling
 from sigma_ray.checkpoint import Checkpoints, Snapshot
-from sigma_ray.config import TrainConfig, TrialConfig
+from sigma_ray.config import TrialConfig
 from sigma_ray.data import Info
 from sigma_ray.evaluate import Split, evaluate, fetch
 from sigma_ray.failures import CheckpointError, DataError, NonFiniteLossError, OutOfMemoryError
@@ -91,33 +90,6 @@ def fit(
         raise DataError(f"reading or writing failed: {error}") from error
 
 
-def optimiser(model: Model, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; biases, norms and other vectors are not decayed."""
-    groups = []
-    for inside, scale in ((True, config.backbone_lr_scale), (False, 1.0)):
-        named = [
-            (name, p)
-            for name, p in model.named_parameters()
-            if p.requires_grad and name.startswith("backbone.") is inside
-        ]
-        for decayed in (True, False):
-            params = [p for _, p in named if (p.ndim > 1) is decayed]
-            decay = config.weight_decay if decayed else 0.0
-            groups.append({"params": params, "lr": config.learning_rate * scale, "weight_decay": decay})
-    return torch.optim.AdamW([group for group in groups if group["params"]])
-
-
-def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up to 1, then cosine to 0, polynomial (power 0.9) to 0, or constant."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    share = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
-    share = min(share, 1.0)
-    if config.schedule == "cosine":
-        return (1 + math.cos(math.pi * share)) / 2
-    return (1 - share) ** 0.9 if config.schedule == "poly" else 1.0
-
-
 class _Loop:
     """One execution of `fit`, split into its parts."""
 
@@ -135,7 +107,7 @@ class _Loop:
         distributed = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         torch.manual_seed(config.seed * 1009 + self.rank)
-        self.optimiser = optimiser(model, self.train)
+        self.optimiser = optim.optimiser(model, self.train)
         self.full_rates = [group["lr"] for group in self.optimiser.param_groups]
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -176,10 +148,9 @@ class _Loop:
             total += loss.detach()
         if self.train.clip_grad_norm is not None:
             trained = [p for p in self.model.parameters() if p.requires_grad]
-            nn.utils.clip_grad_norm_(trained, self.train.clip_grad_norm)
-        factor = learning_rate_factor(self.progress.step, self.train)
-        for group, rate in zip(self.optimiser.param_groups, self.full_rates, strict=True):
-            group["lr"] = rate * factor
+            nn.utils.clip_grad_norm_(trained, self.train.clip_grad_norm, foreach=True)
+        factor = optim.learning_rate_factor(self.progress.step, self.train)
+        optim.set_learning_rates(self.optimiser, self.full_rates, factor)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.progress.step += 1
@@ -274,29 +245,18 @@ class _Loop:
     def save(self) -> None:
         if self.checkpoints is None:
             return
-        states = self.gather_rng()
+        states = rng.gather(self.device)
         if self.rank:
             return
-        names = {id(p): name for name, p in self.model.named_parameters()}
-        tensors = {f"model/{name}": value for name, value in self.model.trained_state().items()}
-        if self.progress.best_step != self.progress.step:
-            tensors |= {f"best/{name}": value for name, value in self.best.items()}
-        for parameter, state in self.optimiser.state.items():
-            tensors |= {f"optimiser/{names[id(parameter)]}/{key}": value for key, value in state.items()}
-        tensors |= {f"rng/{index}": state for index, state in enumerate(states)}
+        parts = {
+            "model": self.model.trained_state(),
+            "best": self.best if self.progress.best_step != self.progress.step else {},
+            "optimiser": optim.state_tensors(self.optimiser, self.model),
+            "rng": states,
+        }
+        tensors = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
         values = {"key": self.config_text(), "progress": vars(self.progress)}
         self.checkpoints.save(Snapshot(self.progress.step, tensors, values))
-
-    def gather_rng(self) -> list[Tensor]:
-        """Every rank's generator states; on CUDA the device's generator follows the CPU's."""
-        own = [torch.get_rng_state()]
-        if self.device.type == "cuda":
-            own.append(torch.cuda.get_rng_state(self.device))
-        if self.world == 1:
-            return own
-        gathered: list[Any] = [None] * self.world
-        dist.all_gather_object(gathered, [state.numpy() for state in own])
-        return [torch.from_numpy(np.asarray(state)) for states in gathered for state in states]
 
     def resume(self) -> None:
         snapshot = self.checkpoints.load() if self.checkpoints else None
@@ -311,16 +271,8 @@ class _Loop:
         self.model.load_trained_state(state)
         best = {name: value.to(self.device) for name, value in snapshot.part("best").items()}
         self.best = best or state
-        for name, parameter in self.model.named_parameters():
-            moments = snapshot.part(f"optimiser/{name}")
-            if moments:
-                self.optimiser.state[parameter] = {
-                    key: value if key == "step" else value.to(self.device) for key, value in moments.items()
-                }
-        per_rank = 2 if self.device.type == "cuda" else 1
-        torch.set_rng_state(snapshot.tensors[f"rng/{self.rank * per_rank}"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(snapshot.tensors[f"rng/{self.rank * per_rank + 1}"], self.device)
+        optim.load_state_tensors(self.optimiser, self.model, snapshot.part("optimiser"), self.device)
+        rng.restore(snapshot.part("rng"), self.rank, self.device)
 
     def config_text(self) -> str:
         """What must be the same for a checkpoint to be continued."""

@@ -59,12 +59,12 @@ def trial_runs(folder: Path) -> dict[str, list]:
     return found
 
 
-def history(folder: Path, metric: str) -> list[dict]:
-    """Points of the trial that was interrupted, in the order in which they were stored."""
+def history(folder: Path, metric: str, attempts: str = "2") -> list[dict]:
+    """Points of a trial (by default the one that was interrupted), in the order in which they were stored."""
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    again = next(s[0] for s in trial_runs(folder).values() if s[0].data.tags["attempts"] == "2")
+    again = next(s[0] for s in trial_runs(folder).values() if s[0].data.tags["attempts"] == attempts)
     return [{"step": p.step, "value": p.value} for p in client.get_metric_history(again.info.run_id, metric)]
 
 
@@ -202,3 +202,13 @@ def test_killed_driver_is_continued(tmp_path, moment):
         # What had a checkpoint at step 10 goes on from there: its steps are stored once, in order, without a gap.
         steps = [one["step"] for one in history(tmp_path, "val/miou")]
         assert steps == [10, 20, 30, 40, 50, 60]
+
+
+def test_two_workers(tmp_path):
+    flags = [*QUICK, "--set", "num_workers=2"]
+    flags[flags.index("--seeds") + 1] = "1"
+    result = run("sigma", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    table = pq.read_table(tmp_path / "results/tiny/trials.parquet").to_pylist()
+    assert [row["status"] for row in table] == ["FINISHED"]
+    assert [one["step"] for one in history(tmp_path, "val/miou", "1")] == [3, 6]

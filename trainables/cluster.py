@@ -1,0 +1,73 @@
+"""The Ray session of a study: how it is opened, and how many trials fit it at a time."""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def session(address: str, workers: int) -> Iterator[Mapping[str, float]]:
+    """Connect to Ray at `address` ("local" starts it here) for trials of `workers` workers.
+
+    Yields:
+        The cluster's resources.
+    """
+    _quiet()
+    import ray
+
+    local: dict[str, Any] = {}
+    if address == "local":
+        _keep_freed_memory()
+        # Stopping a trial of several workers needs the dashboard's State API to free their placement group.
+        local["include_dashboard"] = workers > 1
+        if workers > 1:
+            # Each such trial has a process beside its workers that only waits: it gets a share of one extra CPU.
+            local["num_cpus"] = max(os.cpu_count() or 1, workers) + 1
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def slots(available: Mapping[str, float], workers: int, jobs: int | None) -> tuple[dict[str, float], int]:
+    """Resources of one trial's driver process, and how many trials fit the cluster at a time.
+
+    Raises:
+        ValueError: not even one trial fits.
+    """
+    cpus, gpus = available.get("CPU", 0), available.get("GPU", 0)
+    if workers == 1:
+        resources = {"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0}
+        count = int(min(cpus, gpus) if gpus else cpus)
+    else:
+        # The trial's workers take their CPUs and GPUs in a placement group that Tune does not see.
+        resources = {"CPU": 0.01}
+        count = int((gpus if gpus >= workers else cpus - 0.5) // workers)
+    if count < 1:
+        raise ValueError(
+            f"num_workers must fit the cluster, but {workers} workers need more than its {cpus:.0f} CPUs; "
+            "lower num_workers or add nodes."
+        )
+    return resources, min(count, jobs) if jobs else count
+
+
+def _quiet() -> None:
+    """Ray's and Tune's own output off; the console shows what matters."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a training step frees for the next step: 10 % less time a step on CPU.
+
+    Otherwise it hands large blocks back to the kernel, which then has to map and clear them again. The processes that
+    Ray starts here inherit this; 32 MiB is the largest threshold that glibc accepts for single blocks.
+    """
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 << 20))
+    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(512 << 20))
