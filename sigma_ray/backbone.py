@@ -34,9 +34,12 @@ class Backbone(nn.Module):
         std: per-channel standard deviation, in [0, 1] units.
         weights_sha256: SHA-256 of the weight file, None for random weights.
         adapter: name of the attached method, None before `adapters.attach`.
+        family: `vit`.
         sites: holds at most `output`, called as `module(streams, norm, grid) -> (B, D, h, w)` with the token
             stream after every block; its map then replaces the list of feature maps (ViT-Split).
     """
+
+    family = "vit"
 
     def __init__(self, vit: VisionTransformer, name: str) -> None:
         """Take over the parts of a timm ViT, without its pooling and classifier, and freeze them."""

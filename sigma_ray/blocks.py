@@ -32,6 +32,7 @@ class Block(nn.Module):
             base: the timm block; its modules are shared, not copied.
         """
         super().__init__()
+        self.dim: int = base.attn.qkv.in_features  # type: ignore[assignment]
         self.norm1, self.attn, self.ls1, self.drop_path1 = base.norm1, base.attn, base.ls1, base.drop_path1
         self.norm2, self.mlp, self.ls2, self.drop_path2 = base.norm2, base.mlp, base.ls2, base.drop_path2
         self.sites = nn.ModuleDict()

@@ -2,18 +2,39 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 
-@contextmanager
-def session(address: str, workers: int) -> Iterator[Mapping[str, float]]:
-    """Connect to Ray at `address` ("local" starts it here) for trials of `workers` workers.
+class Session:
+    """A connection to Ray that is made in the background, because starting Ray here takes seconds.
 
-    Yields:
-        The cluster's resources.
+    Args:
+        address: of the cluster; "local" starts one in this process's children.
+        workers: how many each trial has.
     """
+
+    def __init__(self, address: str, workers: int) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._resources = self._pool.submit(_connect, address, workers)
+
+    def __enter__(self) -> "Session":
+        """Start; nothing has to be waited for yet."""
+        return self
+
+    def resources(self) -> Mapping[str, float]:
+        """The cluster's resources, as soon as it answers."""
+        return self._resources.result()
+
+    def __exit__(self, *_: object) -> None:
+        """Disconnect; a cluster that was started here ends."""
+        # In the thread that connected, and before it ends: the kernel stops a thread's children with it.
+        self._pool.submit(_disconnect).result()
+        self._pool.shutdown()
+
+
+def _connect(address: str, workers: int) -> Mapping[str, float]:
     _quiet()
     import ray
 
@@ -26,10 +47,13 @@ def session(address: str, workers: int) -> Iterator[Mapping[str, float]]:
             # Each such trial has a process beside its workers that only waits: it gets a share of one extra CPU.
             local["num_cpus"] = max(os.cpu_count() or 1, workers) + 1
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-    try:
-        yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
+    return ray.cluster_resources()
+
+
+def _disconnect() -> None:
+    import ray
+
+    ray.shutdown()
 
 
 def slots(available: Mapping[str, float], workers: int, jobs: int | None) -> tuple[dict[str, float], int]:

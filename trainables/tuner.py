@@ -87,12 +87,16 @@ def _run(
     stored = ledger.finished()
     missing = {name: spec for name, spec in specs.items() if spec.key not in stored}
     failures: dict[str, str] = {}
-    if missing:
-        preflight.models({t.arm: t.config for t in plan.trials if label(t.arm, t.seed) in missing}.values(), info)
-    ledger.open(results.plan_record(plan, specs), results.environment())
     slots = 0
     if missing:
-        failures, slots = train(plan, missing, specs, ledger, folder, address, flags.jobs)
+        workers = next(iter(specs.values())).config["num_workers"]
+        with cluster.Session(address, workers) as session:
+            preflight.models({t.arm: t.config for t in plan.trials if label(t.arm, t.seed) in missing}.values(), info)
+            ledger.open(results.plan_record(plan, specs), results.environment())
+            resources, slots = cluster.slots(session.resources(), workers, flags.jobs)
+            failures = train(plan, missing, specs, ledger, folder, resources, slots)
+    else:
+        ledger.open(results.plan_record(plan, specs), results.environment())
     seconds = time.monotonic() - started
     if not ledger.flush(60):
         print(
@@ -124,35 +128,10 @@ def train(
     specs: Mapping[str, Spec],
     ledger: tracking.Ledger,
     folder: Path,
-    address: str,
-    jobs: int | None,
-) -> tuple[dict[str, str], int]:
-    """Run the missing trials with Ray Tune.
-
-    Returns:
-        Reasons of failed trials by key, and how many trials ran at a time.
-    """
-    workers = next(iter(specs.values())).config["num_workers"]
-    with cluster.session(address, workers) as available:
-        resources, slots = cluster.slots(available, workers, jobs)
-        outcome = _tune(plan, missing, specs, ledger, folder, resources, slots)
-    for spec in missing.values():
-        if spec.key not in outcome:
-            outcome[spec.key] = "interrupted"
-            ledger.kill(spec.key, "interrupted")
-    return {key: reason for key, reason in outcome.items() if reason != "finished"}, slots
-
-
-def _tune(
-    plan: Plan,
-    missing: Mapping[str, Spec],
-    specs: Mapping[str, Spec],
-    ledger: tracking.Ledger,
-    folder: Path,
     resources: dict[str, float],
     slots: int,
 ) -> dict[str, str]:
-    """Run the missing trials in the open session; "finished" or the reason of failure by trial key."""
+    """Run the missing trials with Ray Tune, `slots` at a time; the reasons of failed ones by trial key."""
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig
 
@@ -191,4 +170,8 @@ def _tune(
         tuner.fit()
     for problem in events.problems:
         print(f"warning: {problem}", file=sys.stderr)
-    return events.outcome
+    for spec in missing.values():
+        if spec.key not in events.outcome:
+            events.outcome[spec.key] = "interrupted"
+            ledger.kill(spec.key, "interrupted")
+    return {key: reason for key, reason in events.outcome.items() if reason != "finished"}

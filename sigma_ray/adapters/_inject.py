@@ -1,9 +1,11 @@
 """What the methods share: claiming a backbone, placing modules at its sites, and initialisations."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sigma_ray.backbone import Backbone
 
@@ -22,14 +24,24 @@ def claim(backbone: Backbone, name: str) -> None:
     backbone.adapter = name
 
 
-def insert(backbone: Backbone, sites: Iterable[str], make: Callable[[], nn.Module]) -> None:
-    """Put a module of its own at each of `sites` in every block, on the backbone's device."""
+def only_on(backbone: Backbone, name: str, families: Iterable[str], why: str) -> None:
+    """Refuse backbones of other families; called before `claim`.
+
+    Raises:
+        ValueError: `name` cannot run on this backbone, with the reason.
+    """
+    if backbone.family not in families:
+        raise ValueError(f"{name} cannot run on {backbone.name}: {why}; choose another method or a plain ViT.")
+
+
+def insert(backbone: Backbone, sites: Iterable[str], make: Callable[[int], nn.Module]) -> None:
+    """Put a module of its own, `make(block.dim)`, at each of `sites` in every block, on the backbone's device."""
     device = next(backbone.parameters()).device
     sites = tuple(sites)
     blocks: Any = backbone.blocks
     for block in blocks:
         for site in sites:
-            block.add_site(site, make().to(device))
+            block.add_site(site, make(block.dim).to(device))
 
 
 def small_linear(in_features: int, out_features: int, std: float = 0.02) -> nn.Linear:
@@ -46,3 +58,30 @@ def zero_linear(in_features: int, out_features: int) -> nn.Linear:
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
+
+
+def kaiming_linear(in_features: int, out_features: int) -> nn.Linear:
+    """Make a Linear with Kaiming-uniform(a = sqrt 5) weights and zero bias."""
+    linear = nn.Linear(in_features, out_features)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def xavier_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """Make a Linear with Xavier-uniform weights and zero bias."""
+    linear = nn.Linear(in_features, out_features, bias=bias)
+    nn.init.xavier_uniform_(linear.weight)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Compute x sigmoid(1.702 x), the approximation of GELU that ConvPass and VFM-Adapter use."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def xavier_vector(size: int) -> Tensor:
+    """Draw (size,) from the Xavier-uniform distribution of a 1 x size matrix."""
+    bound = math.sqrt(6 / (1 + size))
+    return torch.empty(size).uniform_(-bound, bound)

@@ -65,5 +65,5 @@ def attach(backbone: Backbone, cfg: Config) -> None:
     _inject.insert(
         backbone,
         ("attn_out", "ffn_out"),
-        lambda: Bottleneck(backbone.embed_dim, cfg.bottleneck_dim, cfg.dropout),
+        lambda dim: Bottleneck(dim, cfg.bottleneck_dim, cfg.dropout),
     )

@@ -221,10 +221,10 @@ def attach(backbone: Backbone, cfg: Config) -> None:
     _inject.claim(backbone, "sigma")
     width, num_branches, concat = cfg.bottleneck_dim, len(cfg.kernel_sizes), cfg.pw_input == "concat"
 
-    def make() -> Sigma:
+    def make(dim: int) -> Sigma:
         fusion = Fusion(width, cfg.kernel_sizes, concat, cfg.dw_reduce == "mean", cfg.pw_residual)
         return Sigma(
-            backbone.embed_dim,
+            dim,
             width,
             fusion if cfg.fusion else None,
             make_modulation(width, num_branches, cfg.modulation, concat, cfg.fusion),
