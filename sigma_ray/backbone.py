@@ -34,6 +34,7 @@ class Backbone(nn.Module):
         std: per-channel standard deviation, in [0, 1] units.
         weights_sha256: SHA-256 of the weight file, None for random weights.
         adapter: name of the attached method, None before `adapters.attach`.
+        adapter_options: the fields of its `Config`.
         family: `vit`.
         sites: holds at most `output`, called as `module(streams, norm, grid) -> (B, D, h, w)` with the token
             stream after every block; its map then replaces the list of feature maps (ViT-Split).
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
         self.std = tuple(float(value) for value in cfg["std"])
         self.weights_sha256: str | None = None
         self.adapter: str | None = None
+        self.adapter_options: dict[str, Any] = {}
         self.no_embed_class = vit.no_embed_class
         self.cls_token, self.reg_token, self.pos_embed = vit.cls_token, vit.reg_token, vit.pos_embed
         self.patch_embed, self.pos_drop, self.norm_pre, self.norm = (

@@ -1,5 +1,6 @@
 """A trial's model: frozen backbone with its adapter, and the task head."""
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -73,6 +74,5 @@ def build(config: TrialConfig, info: Info) -> Model:
         ignore_index=info.ignore_index,
     )
     torch.manual_seed(config.seed)
-    name = components.name_of(config.adapter)
-    adapters.load(name).attach(backbone, config.adapter)
+    adapters.attach(backbone, components.name_of(config.adapter), **dataclasses.asdict(config.adapter))
     return Model(backbone, head)

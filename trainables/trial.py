@@ -53,6 +53,7 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
 
     from sigma_ray import model as models
     from sigma_ray import train
+    from sigma_ray.adapter_files import save_adapter
     from sigma_ray.checkpoint import Checkpoints
     from sigma_ray.config import from_dict
     from sigma_ray.evaluate import save_examples
@@ -79,7 +80,8 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
         report({"points": [], "step": 0, "objective": math.nan, "failure": f"{type(failure).__name__}: {failure}"})
         return
     if rank == 0:
-        _export(spec, model, folder / MODEL_FILE)
+        extra = {"config": json.dumps(spec.config), "trial_key": spec.key}
+        save_adapter(folder / MODEL_FILE, model.backbone, head=model.head, task="segmentation", extra=extra)
         save_examples(model, data.split("test"), folder / EXAMPLES_FILE, device=device)
         write_atomically(folder / FINAL_FILE, json.dumps(final).encode())
     step = config.train.num_steps
@@ -119,22 +121,6 @@ def work(spec: dict[str, Any]) -> None:
     from ray import train
 
     execute(Spec(**spec), train.report)
-
-
-def _export(spec: Spec, model: Any, path: Path) -> None:
-    """Write the selected adapter and head, with what they belong to."""
-    from safetensors.torch import save
-
-    from sigma_ray.files import write_atomically
-
-    tensors = {name: value.cpu().contiguous() for name, value in model.trained_state().items()}
-    metadata = {
-        "config": json.dumps(spec.config),
-        "trial_key": spec.key,
-        "backbone": model.backbone.name,
-        "backbone_sha256": model.backbone.weights_sha256 or "random",
-    }
-    write_atomically(path, save(tensors, metadata))
 
 
 def _device() -> Any:

@@ -1,9 +1,11 @@
 """Adapter methods, one file each; the file's name is the method's name.
 
 A method file holds a `Config` (plain values), modules that take plain numbers, `attach(backbone, config)` and
-`STARTS_EQUAL`: whether a freshly attached method leaves the backbone's output exactly as it was.
+`STARTS_EQUAL`: whether a freshly attached method leaves the backbone's output exactly as it was. One that can be folded
+into plain weights has `merge(backbone)` too.
 """
 
+import dataclasses
 from importlib import import_module
 from types import ModuleType
 
@@ -50,7 +52,29 @@ def attach(backbone: Backbone, name: str, **options: object) -> Backbone:
     if unknown:
         known = ", ".join(fields) or "none"
         raise ValueError(f"options of adapter {name} must be among: {known}; but got {', '.join(unknown)}.")
-    method.attach(backbone, method.Config(**options))
+    config = method.Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()})
+    method.attach(backbone, config)
+    backbone.adapter_options = dataclasses.asdict(config)
+    return backbone
+
+
+def merge(backbone: Backbone) -> Backbone:
+    """Fold the attached method into the backbone's own weights, in place; it then costs nothing and carries no method.
+
+    Returns:
+        the same backbone, frozen, with timm's parameter names.
+
+    Raises:
+        ValueError: no method is attached, or it has no such form.
+    """
+    able = [name for name in names() if hasattr(load(name), "merge")]
+    if backbone.adapter not in able:
+        raise ValueError(f"merge needs one of {', '.join(able)} attached, but the backbone has {backbone.adapter}.")
+    with torch.no_grad():
+        load(backbone.adapter).merge(backbone)
+    backbone.requires_grad_(False)
+    backbone.adapter, backbone.adapter_options, backbone.weights_sha256 = None, {}, None
+    backbone.set_frozen(True)
     return backbone
 
 

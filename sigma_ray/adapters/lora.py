@@ -2,8 +2,8 @@
 
     W' = W + (alpha / r) B A        A: r x d_in, Kaiming-uniform(a = sqrt 5);  B: d_out x r, zeros
 
-The update of q, k and v is added to its part of timm's fused qkv output, before any q/k norm. Parameters:
-r (d_in + d_out) per target and block; 2,359,296 for q and v at r = 64 on a ViT-B.
+The update of q, k and v is added to its part of timm's fused qkv output, before any q/k norm. Merges into
+the weights. Parameters: r (d_in + d_out) per target and block; 2,359,296 for q and v at r = 64 on a ViT-B.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sigma_ray.adapters import _inject
+from sigma_ray.adapters import _inject, _wrap
 from sigma_ray.backbone import Backbone
 from sigma_ray.checks import fraction, one_of, positive
 
@@ -68,27 +68,35 @@ class LowRank(nn.Module):
         down = F.linear(self.dropout(x), self.down)
         return F.linear(down if self.scale == 1 else down * self.scale, self.up)
 
+    def matrix(self) -> Tensor:
+        """Return scale * B A, (D_out, D_in)."""
+        return self.scale * self.up @ self.down
 
-class LowRankLinear(nn.Module):
+
+class LowRankLinear(_wrap.Wrapped):
     """A frozen Linear plus its update."""
 
     def __init__(self, base: nn.Linear, update: LowRank) -> None:
         """Wrap `base`, whose parameters stay as they are."""
-        super().__init__()
-        self.base, self.update = base, update
+        super().__init__(base)
+        self.update = update
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D_in) to (..., D_out)."""
         return self.base(x) + self.update(x)
 
+    def merged(self) -> nn.Module:
+        """Add the update to the weight."""
+        return _wrap.with_weights(self.base, self.base.weight + self.update.matrix(), self.base.bias)
 
-class LowRankQKV(nn.Module):
+
+class LowRankQKV(_wrap.Wrapped):
     """A frozen fused qkv Linear plus updates of some of its three parts."""
 
     def __init__(self, base: nn.Linear, updates: dict[str, LowRank]) -> None:
         """Wrap `base`; `updates` has keys among q, k, v."""
-        super().__init__()
-        self.base, self.updates = base, nn.ModuleDict(updates)
+        super().__init__(base)
+        self.updates = nn.ModuleDict(updates)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., D_in) to (..., 3 D_in), q first, then k, then v."""
@@ -96,6 +104,13 @@ class LowRankQKV(nn.Module):
         return torch.cat(
             [part + self.updates[name](x) if name in self.updates else part for name, part in parts], dim=-1
         )
+
+    def merged(self) -> nn.Module:
+        """Add the updates to their parts of the weight."""
+        updates: Any = self.updates
+        parts = zip("qkv", self.base.weight.chunk(3), strict=True)
+        weight = torch.cat([part + updates[name].matrix() if name in updates else part for name, part in parts])
+        return _wrap.with_weights(self.base, weight, self.base.bias)
 
 
 def attach(backbone: Backbone, cfg: Config) -> None:
@@ -120,3 +135,8 @@ def attach(backbone: Backbone, cfg: Config) -> None:
             if name in cfg.targets:
                 base = getattr(owner, name)
                 setattr(owner, name, LowRankLinear(base, update(base)))
+
+
+def merge(backbone: Backbone) -> None:
+    """Add every update to its weight."""
+    _wrap.unwrap(backbone)
