@@ -27,8 +27,8 @@ class TrainConfig:
     """Optimisation of one trial.
 
     `batch_size` is global: it does not change with `num_workers`. `backbone_lr_scale` multiplies the learning rate
-    of every parameter inside the backbone (adapter or fully tuned). `select` says which step's weights are tested:
-    the best on validation, or the last.
+    of what is tuned of the pre-trained backbone (full, partial, bitfit, ViT-Split's copies), not of an adapter's own
+    parameters. `select` says which step's weights are tested: the best on validation, or the last.
     """
 
     num_steps: int

@@ -11,16 +11,18 @@ from sigma_ray.model import Model
 
 
 def optimiser(model: Model, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; biases, norms and other vectors are not decayed."""
+    """AdamW over the trainable parameters; biases, norms and other vectors are not decayed.
+
+    Parameters that come with the pre-trained backbone, or are copies of its, get `backbone_lr_scale` times the rate.
+    """
     groups = []
+    pretrained = {
+        id(p) for module in model.backbone.modules() if hasattr(module, "frozen") for p in module._parameters.values()
+    }
+    trained = [p for p in model.parameters() if p.requires_grad]
     for inside, scale in ((True, config.backbone_lr_scale), (False, 1.0)):
-        named = [
-            (name, p)
-            for name, p in model.named_parameters()
-            if p.requires_grad and name.startswith("backbone.") is inside
-        ]
         for decayed in (True, False):
-            params = [p for _, p in named if (p.ndim > 1) is decayed]
+            params = [p for p in trained if (id(p) in pretrained) is inside and (p.ndim > 1) is decayed]
             decay = config.weight_decay if decayed else 0.0
             groups.append({"params": params, "lr": config.learning_rate * scale, "weight_decay": decay})
     # One kernel for all tensors: an adapter's are many and small, and a loop over them took 6 % of a step on CPU.

@@ -1,11 +1,13 @@
 """A study as a value: one question, its arms as edits of a baseline, and the plan of trials that answers it."""
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sigma_ray import profiles
-from sigma_ray.config import TrialConfig, flatten, override, override_all, to_dict
+from sigma_ray.config import TrialConfig, component, flatten, override, override_all, to_dict
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,11 @@ def _apply(base: TrialConfig, arm: Arm) -> TrialConfig:
 
 def _difference(base: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
     if plain["adapter.name"] != base["adapter.name"]:
-        keys = [key for key in plain if not key.startswith("adapter.") or key == "adapter.name"]
-    else:
-        keys = list(plain)
-    changed = {key: plain[key] for key in keys if base.get(key) != plain[key]}
+        # Another method: its options are compared with its own defaults.
+        own = dataclasses.asdict(component("adapter", plain["adapter.name"]))
+        rest = {key: value for key, value in base.items() if not key.startswith("adapter.")}
+        base = rest | {key: json.loads(json.dumps(value)) for key, value in flatten(own, "adapter.").items()}
+    changed = {key: value for key, value in plain.items() if base.get(key) != value}
     return ", ".join(f"{key}={_text(value)}" for key, value in changed.items())
 
 

@@ -39,11 +39,31 @@ class Flags:
     dry_run: bool = False
 
 
-def main(study: Study) -> None:
-    """Parse the command line, run `study`, and exit: 0 all trials finished, 1 some failed, 2 input refused."""
-    flags = tyro.cli(Flags, prog=f"python -m studies.{study.name}", description=study.question)
+@dataclass(frozen=True, kw_only=True)
+class MatchingFlags(Flags):
+    """How to run a study of methods.
+
+    Attributes:
+        match_parameters: choose every method's width so that it trains this many parameters (within 2 %).
+    """
+
+    match_parameters: int | None = None
+
+
+def main(study: Study, *, match_parameters: bool = False) -> None:
+    """Parse the command line, run `study`, and exit: 0 all trials finished, 1 some failed, 2 input refused.
+
+    `match_parameters` adds the flag of that name.
+    """
+    kind = MatchingFlags if match_parameters else Flags
+    flags = tyro.cli(kind, prog=f"python -m studies.{study.name}", description=study.question)
     try:
         plan = make_plan(study, flags.profile, num_seeds=_seeds(flags), settings=_settings(flags))
+        if isinstance(flags, MatchingFlags) and flags.match_parameters is not None:
+            from trainables.matching import match
+
+            study = match(plan, flags.match_parameters)
+            plan = make_plan(study, flags.profile, num_seeds=_seeds(flags), settings=_settings(flags))
         if flags.dry_run:
             _print_plan(plan)
             sys.exit(0)

@@ -34,13 +34,18 @@ def only_on(backbone: Backbone, name: str, families: Iterable[str], why: str) ->
         raise ValueError(f"{name} cannot run on {backbone.name}: {why}; choose another method or a plain ViT.")
 
 
-def insert(backbone: Backbone, sites: Iterable[str], make: Callable[[int], nn.Module]) -> None:
-    """Put a module of its own, `make(block.dim)`, at each of `sites` in every block, on the backbone's device."""
+def insert(backbone: Backbone, sites: Iterable[str], make: Callable[[int], nn.Module], which: str = "all") -> None:
+    """Put a module of its own, `make(block.dim)`, at each of `sites` in some blocks, on the backbone's device.
+
+    `which` is `all`, `first_half`, `last_half` or `every_second` (the last block included).
+    """
     device = next(backbone.parameters()).device
     sites = tuple(sites)
-    blocks: Any = backbone.blocks
+    blocks: Any = list(backbone.blocks)
+    half = len(blocks) // 2
+    chosen = {"all": blocks, "first_half": blocks[:half], "last_half": blocks[half:], "every_second": blocks[::-2]}
     for block in blocks:
-        for site in sites:
+        for site in sites if block in chosen[which] else ():
             block.add_site(site, make(block.dim).to(device))
 
 

@@ -58,6 +58,7 @@ class Config:
         position: on the stream (`post_residual`) or on the sub-layer's output (`pre_residual`).
         attn: attach after attention.
         ffn: attach after feed-forward.
+        blocks: `all` blocks, the `first_half`, the `last_half`, or `every_second`, the last one included.
         dropout: share of activations dropped before W_u in training.
     """
 
@@ -73,6 +74,7 @@ class Config:
     position: str = "post_residual"
     attn: bool = True
     ffn: bool = True
+    blocks: str = "all"
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -84,6 +86,7 @@ class Config:
         one_of("sigma.mod_input", self.mod_input, ("token", "pooled"))
         one_of("sigma.dw_reduce", self.dw_reduce, ("mean", "sum"))
         one_of("sigma.prefix", self.prefix, ("bypass", "center_tap"))
+        one_of("sigma.blocks", self.blocks, ("all", "first_half", "last_half", "every_second"))
         one_of("sigma.position", self.position, ("post_residual", "pre_residual"))
         fraction("sigma.dropout", self.dropout)
         if not (self.attn or self.ffn):
@@ -235,4 +238,4 @@ def attach(backbone: Backbone, cfg: Config) -> None:
 
     place = "post" if cfg.position == "post_residual" else "out"
     sides = [side for side, wanted in (("attn", cfg.attn), ("ffn", cfg.ffn)) if wanted]
-    _inject.insert(backbone, [f"{side}_{place}" for side in sides], make)
+    _inject.insert(backbone, [f"{side}_{place}" for side in sides], make, cfg.blocks)

@@ -1,4 +1,4 @@
-"""VFM-Adapter: hybrid operation mapping whose kernels a hyper-network writes for each image (ICCV 2025).
+"""VFM-Adapter: hybrid operation mapping whose kernels a hyper-network writes for each image (Chen et al., AAAI 2025).
 
     x <- x + MHA(v) + s A(v)        v = LN x;  the same at feed-forward
     A(v) = W_u phi(conv3x3(phi(W_d v); K))        phi = QuickGELU                     hybrid operation mapping, (5)
@@ -7,8 +7,8 @@
     K = w_1 . reshape(w_2 h)                      z -> r x z, then each row z -> 9r   hyper-network
 
 Two hyper-networks (w_1, w_2) serve all adapters at attention and all at feed-forward. `hypernet` takes it apart:
-`aware` as above, `independent` gives every adapter a learned h instead, `none` a learned K. Prefix tokens are 1x1 maps,
-so they meet the kernel's centre tap only.
+`aware` as above, `independent` gives every adapter a learned h instead, `none` a learned K; without `hom` there is no
+convolution, A(v) = W_u phi(W_d v). Prefix tokens are 1x1 maps, so they meet the kernel's centre tap only.
 
 Published: the parts, and the totals. From the authors' code: QuickGELU on both sides, the projection d -> 64 -> z, the
 sum over t where equation (7) has the mean. Inferred from the totals: r = 32, z = 64. Not known: T (8 is used; up to 22
@@ -42,6 +42,7 @@ class Config:
         bottleneck_dim: width r.
         embedding_dim: width z of the layer embedding.
         num_queries: number T of learned queries E.
+        hom: hybrid operation mapping; False leaves a linear bottleneck.
         hypernet: `aware` of the image, `independent` of it, or `none`.
         scale: factor s of the branch.
         dropout: share of activations dropped before W_u in training.
@@ -50,6 +51,7 @@ class Config:
     bottleneck_dim: int = 32
     embedding_dim: int = 64
     num_queries: int = 8
+    hom: bool = True
     hypernet: str = "aware"
     scale: float = 1.0
     dropout: float = 0.1
@@ -60,6 +62,10 @@ class Config:
         positive("vfm_adapter.embedding_dim", self.embedding_dim)
         positive("vfm_adapter.num_queries", self.num_queries)
         one_of("vfm_adapter.hypernet", self.hypernet, ("aware", "independent", "none"))
+        if not self.hom and self.hypernet != "none":
+            raise ValueError(
+                f"vfm_adapter.hypernet must be none without hom, but got {self.hypernet!r}; set it to none."
+            )
         positive("vfm_adapter.scale", self.scale)
         fraction("vfm_adapter.dropout", self.dropout)
 
@@ -124,9 +130,9 @@ class Kernel(nn.Module):
 
 
 class Branch(nn.Module):
-    """s W_u phi(conv3x3(phi(W_d v); K)), K from `kernel(patches)`."""
+    """s W_u phi(conv3x3(phi(W_d v); K)), K from `kernel(patches)`; without one, no convolution."""
 
-    def __init__(self, dim: int, kernel: nn.Module, cfg: Config) -> None:
+    def __init__(self, dim: int, kernel: nn.Module | None, cfg: Config) -> None:
         """Make a branch on `dim` channels, which starts at zero."""
         super().__init__()
         self.scale = cfg.scale
@@ -137,14 +143,21 @@ class Branch(nn.Module):
 
     def forward(self, v_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         """Compute the term of normalised tokens (B, N, D) with a patch `grid` (h, w)."""
+        u_BNR = _inject.quick_gelu(self.down(v_BND))
+        if self.kernel is not None:
+            u_BNR = _inject.quick_gelu(self._mapped(u_BNR, v_BND, grid))
+        return self.scale * self.up(self.dropout(u_BNR))
+
+    def _mapped(self, u_BNR: Tensor, v_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Filter the map of `u_BNR` with the kernel that `v_BND` asks for."""
+        assert self.kernel is not None
         num_prefix = v_BND.shape[1] - grid[0] * grid[1]
         kernel_BRR33 = self.kernel(v_BND[:, num_prefix:])
-        u_BNR = _inject.quick_gelu(self.down(v_BND))
         mixed_BMR = _convolve(u_BNR[:, num_prefix:], kernel_BRR33.to(u_BNR.dtype), grid)
         if num_prefix:
             centre_BRR = kernel_BRR33[..., 1, 1].transpose(1, 2).to(u_BNR.dtype)
             mixed_BMR = torch.cat([u_BNR[:, :num_prefix] @ centre_BRR, mixed_BMR], dim=1)
-        return self.scale * self.up(self.dropout(_inject.quick_gelu(mixed_BMR)))
+        return mixed_BMR
 
 
 def _convolve(u_BMR: Tensor, kernel_BRR33: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -170,10 +183,15 @@ def attach(backbone: Backbone, cfg: Config) -> None:
     for side in ("attn", "ffn"):
         hypernet = HyperNet(cfg.embedding_dim, cfg.bottleneck_dim)
         for block in blocks:
-            if cfg.hypernet == "none":
-                kernel: nn.Module = Kernel(cfg.bottleneck_dim)
-            elif cfg.hypernet == "independent":
-                kernel = nn.Sequential(Embedding(cfg.embedding_dim), hypernet)
-            else:
-                kernel = nn.Sequential(AwareEmbedding(block.dim, queries), hypernet)
+            kernel = _kernel(cfg, block.dim, hypernet, queries)
             block.add_site(f"{side}_parallel", Branch(block.dim, kernel, cfg).to(device))
+
+
+def _kernel(cfg: Config, dim: int, hypernet: HyperNet, queries: nn.Parameter) -> nn.Module | None:
+    """Choose where an adapter's kernel comes from."""
+    if not cfg.hom:
+        return None
+    if cfg.hypernet == "none":
+        return Kernel(cfg.bottleneck_dim)
+    embedding = Embedding(cfg.embedding_dim) if cfg.hypernet == "independent" else AwareEmbedding(dim, queries)
+    return nn.Sequential(embedding, hypernet)

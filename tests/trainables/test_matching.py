@@ -1,0 +1,40 @@
+"""Equal budgets: widths are solved for, and what cannot be matched is named."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sigma_ray.study import Arm, Study, make_plan, replace
+from trainables import matching
+
+
+def plan(*names):
+    arms = [Arm(name=name, edits=(replace("adapter", name),)) for name in names]
+    return make_plan(Study(name="s", question="?", arms=lambda profile: arms), "demo", num_seeds=2)
+
+
+def test_every_arm_gets_the_budget_within_two_percent(capsys):
+    before = plan("sigma", "adapter", "lora", "vpt", "fixed", "vfm_adapter")
+    study = matching.match(before, 36_500)
+    after = make_plan(study, "demo", num_seeds=2)
+    assert [arm.name for arm in after.arms] == ["sigma", "adapter", "lora", "vpt"]
+    for trial in after.trials:
+        assert matching.count(trial.config) == pytest.approx(36_500, rel=0.02)
+    assert after.differences()["lora"] == "adapter.name=lora, adapter.rank=16"
+    note = capsys.readouterr().err
+    assert "36,500 parameters cannot be matched by fixed (has no width), vfm_adapter (137,886 at bottleneck" in note
+
+
+def test_a_budget_that_the_baseline_cannot_meet_is_refused():
+    with pytest.raises(ValueError, match="that sigma, the baseline, can come within 2 % of, but got 100"):
+        matching.match(plan("sigma", "adapter"), 100)
+
+
+@given(st.integers(1, 50), st.integers(0, 500), st.integers(1, 100_000))
+def test_solve_finds_the_nearest_width(slope, constant, budget):
+    def size(width):
+        return constant + slope * width + width * width
+
+    found = matching.solve(size, budget)
+    nearest = min(range(1, 400), key=lambda width: abs(size(width) - budget))
+    assert abs(size(found) - budget) == abs(size(nearest) - budget)
