@@ -11,16 +11,34 @@ import tyro
 from sigma_ray import components
 
 REFERENCE = "dinov2_base"
+ADE20K_CLASSES, COCO_CLASSES = 150, 80
 
 
 @dataclass(frozen=True)
 class Published:
-    """A count from a paper, in millions, for a method with `options` on `REFERENCE`."""
+    """A count from a paper, in millions, for a method with `options` on a backbone.
+
+    `head` adds a head's parameters: `deconv` (ViT-Split's linear head, ADE20K) or `atss` (ViTDet pyramid and ATSS,
+    COCO). `without` leaves out parameters whose names contain one of its texts. A `difference` of two printed totals may
+    be off by one in the last of its `digits`. `reason` says why a count cannot match.
+    """
 
     method: str
     millions: float
     options: Mapping[str, Any]
     source: str
+    backbone: str = REFERENCE
+    image_size: tuple[int, int] | None = None
+    head: str = ""
+    without: tuple[str, ...] = ()
+    digits: int = 2
+    difference: bool = False
+    reason: str = ""
+
+    def matches(self, parameters: int) -> bool:
+        """Whether a count prints as the published one."""
+        slack = 10.0**-self.digits if self.difference else 0.0
+        return abs(round(parameters / 1e6, self.digits) - self.millions) <= slack + 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,44 +46,87 @@ class Flags:
     """What to count.
 
     Attributes:
-        backbone: VFM or timm name; published counts are compared on dinov2_base alone.
+        backbone: count every method's defaults on this backbone (VFM or timm name) instead of the papers' rows.
         json: print JSON instead of a table.
     """
 
-    backbone: str = REFERENCE
+    backbone: str | None = None
     json: bool = False
 
 
-def count(backbone: str, method: str, options: Mapping[str, Any]) -> int:
-    """Trainable parameters on the backbone's side, heads not included."""
+def count(entry: Published) -> int:
+    """Trainable parameters of an entry: the backbone's side, and the head's if it names one."""
     import torch
 
     from sigma_ray import adapters
     from sigma_ray import backbone as backbones
 
     with torch.device("meta"):  # shapes without memory: nothing is initialised
-        return adapters.trainable_parameters(adapters.attach(backbones.load(backbone, None), method, **options))
+        backbone = backbones.load(entry.backbone, None, image_size=entry.image_size)
+        adapters.attach(backbone, entry.method, **entry.options)
+        total = adapters.trainable_parameters(backbone) + _head(entry.head, backbone)
+        for name, parameter in backbone.named_parameters():
+            if parameter.requires_grad and any(f".{text}" in f".{name}" for text in entry.without):
+                total -= parameter.numel()
+    return total
 
 
-def rows(published: Sequence[Published], backbone: str) -> list[dict[str, Any]]:
-    """One row per published count; methods that have none follow with their defaults."""
-    known = {entry.method for entry in published}
-    others = [Published(name, float("nan"), {}, "") for name in components.names("adapter") if name not in known]
-    table = []
-    for entry in (*published, *others):
-        ours = count(backbone, entry.method, entry.options)
-        comparable = backbone == REFERENCE and entry.millions == entry.millions
-        table.append(
-            {
-                "method": entry.method,
-                "options": dict(entry.options),
-                "trainable_parameters": ours,
-                "published_millions": entry.millions if comparable else None,
-                "match": f"{ours / 1e6:.2f}" == f"{entry.millions:.2f}" if comparable else None,
-                "source": entry.source,
-            }
+def _head(kind: str, backbone: Any) -> int:
+    """Parameters of a head on the backbone's last map."""
+    from sigma_ray import heads
+    from sigma_ray.config import component
+
+    channels = backbone.out_channels[-1]
+    if kind == "deconv":
+        config = component("head", "deconv", num_groups=32)
+        head = heads.load("deconv").build(
+            config, in_channels=channels, stride=14, num_classes=ADE20K_CLASSES, ignore_index=255
         )
+    elif kind == "atss":
+        from sigma_ray.heads._mmdet import Atss
+
+        head = Atss(channels, COCO_CLASSES)
+    return sum(p.numel() for p in head.parameters()) if kind else 0
+
+
+def rows(published: Sequence[Published], backbone: str | None) -> list[dict[str, Any]]:
+    """One row per published count, then methods that have none with their defaults; or all defaults on `backbone`.
+
+    Raises:
+        ValueError: an unknown backbone.
+    """
+    if backbone is None:
+        known = {entry.method for entry in published}
+        return [_row(entry) for entry in (*published, *_defaults(REFERENCE, known))]
+    table = []
+    for entry in _defaults(backbone, set()):
+        try:
+            table.append(_row(entry))
+        except ValueError as error:
+            if "cannot run on" not in str(error):
+                raise
+            print(f"note: {error}", file=sys.stderr)
     return table
+
+
+def _defaults(backbone: str, known: set[str]) -> list[Published]:
+    names = [name for name in components.names("adapter") if name not in known]
+    return [Published(name, float("nan"), {}, "", backbone=backbone) for name in names]
+
+
+def _row(entry: Published) -> dict[str, Any]:
+    ours, comparable = count(entry), entry.millions == entry.millions
+    return {
+        "method": entry.method,
+        "options": dict(entry.options),
+        "backbone": entry.backbone,
+        "head": entry.head,
+        "trainable_parameters": ours,
+        "published_millions": entry.millions if comparable else None,
+        "match": entry.matches(ours) if comparable else None,
+        "source": entry.source,
+        "reason": entry.reason,
+    }
 
 
 def main(published: Sequence[Published]) -> None:
@@ -82,10 +143,11 @@ def main(published: Sequence[Published]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    view = Table("method", "options", "trainable", "published", "match", "source", title=f"Backbone {flags.backbone}")
+    view = Table("method", "options", "backbone", "trainable", "published", "match", "source")
     for row in table:
         options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
-        paper = "" if row["published_millions"] is None else f"{row['published_millions']:.2f} M"
-        match = {None: "", True: "yes", False: "no"}[row["match"]]
-        view.add_row(row["method"], options, f"{row['trainable_parameters']:,}", paper, match, row["source"])
+        paper = "" if row["published_millions"] is None else f"{row['published_millions']:g} M"
+        match = {None: "", True: "yes", False: f"no: {row['reason']}"}[row["match"]]
+        trainable = f"{row['trainable_parameters']:,}" + (f" with {row['head']} head" if row["head"] else "")
+        view.add_row(row["method"], options, row["backbone"], trainable, paper, match, row["source"])
     Console(highlight=False, soft_wrap=True).print(view)

@@ -30,7 +30,8 @@ class Config:
     Attributes:
         rank: rank r of every update.
         alpha: numerator of the scale alpha / r; None means r, a scale of 1.
-        targets: which weights are updated, of q, k, v, proj (attention output), fc1, fc2 (feed-forward).
+        targets: which weights are updated, of q, k, v, qkv (one update of all three), proj (attention output), fc1,
+            fc2 (feed-forward).
         dropout: share of inputs to the update dropped in training.
     """
 
@@ -46,7 +47,9 @@ class Config:
         if self.alpha is not None:
             positive("lora.alpha", self.alpha)
         for target in self.targets:
-            one_of("lora.targets", target, ("q", "k", "v", "proj", "fc1", "fc2"))
+            one_of("lora.targets", target, ("q", "k", "v", "qkv", "proj", "fc1", "fc2"))
+        if "qkv" in self.targets and {"q", "k", "v"} & set(self.targets):
+            raise ValueError(f"lora.targets must name qkv or its parts, but got {self.targets!r}; leave one away.")
         if not self.targets or len(set(self.targets)) != len(self.targets):
             raise ValueError(f"lora.targets must name weights once each, but got {self.targets!r}; use q,v.")
 
@@ -131,7 +134,7 @@ def attach(backbone: Backbone, cfg: Config) -> None:
         qkv = {name: update(block.attn.qkv, parts=3) for name in "qkv" if name in cfg.targets}
         if qkv:
             block.attn.qkv = LowRankQKV(block.attn.qkv, qkv)
-        for name, owner in (("proj", block.attn), ("fc1", block.mlp), ("fc2", block.mlp)):
+        for name, owner in (("qkv", block.attn), ("proj", block.attn), ("fc1", block.mlp), ("fc2", block.mlp)):
             if name in cfg.targets:
                 base = getattr(owner, name)
                 setattr(owner, name, LowRankLinear(base, update(base)))

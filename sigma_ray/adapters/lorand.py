@@ -5,7 +5,7 @@
     y <- y + GELU(y W_D + b_D) W_U + b_U
 
 after attention and after feed-forward, on the sub-layer's output after LayerScale. The kernels K_i are shared by down
-and up of one adapter: unshared ones miss the published count. The factors are Kaiming-uniform (a = sqrt 5), the biases
+and up of one adapter: unshared ones (`shared_kernel=False`) miss the published count. The factors are Kaiming-uniform (a = sqrt 5), the biases
 uniform in +-1/sqrt(fan_in): the network does not start as the frozen backbone, though close to it. The matrices are
 never formed; tokens pass through the factors, which takes a quarter of the operations at the default sizes.
 Parameters: 2 (a (2b(d + m) + b^2) + m + d) per block; 3,591,168 at a = 4, b = 16, m = d/2 on a ViT-B (SIGMA Table 1).
@@ -13,6 +13,7 @@ Parameters: 2 (a (2b(d + m) + b^2) + m + d) per block; 3,591,168 at a = 4, b = 1
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +36,15 @@ class Config:
         num_branches: number a of products in each sum.
         kernel_dim: width b of the kernels K_i.
         bottleneck_dim: width m of the adapter; None means half of the block's width.
+        shared_kernel: use the same kernels down and up.
+        norms: train the blocks' LayerNorms too, as VFM-Adapter's code does on SAM.
     """
 
     num_branches: int = 4
     kernel_dim: int = 16
     bottleneck_dim: int | None = None
+    shared_kernel: bool = True
+    norms: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -52,10 +57,11 @@ class Config:
 class LoRand(nn.Module):
     """y + GELU(y W_D + b_D) W_U + b_U on every token, prefix tokens included."""
 
-    def __init__(self, dim: int, bottleneck_dim: int, num_branches: int, kernel_dim: int) -> None:
+    def __init__(self, dim: int, bottleneck_dim: int, num_branches: int, kernel_dim: int, shared: bool = True) -> None:
         """Make an adapter of `bottleneck_dim` channels on `dim`."""
         super().__init__()
-        self.kernel = _factor(num_branches, kernel_dim, kernel_dim)
+        self.down_kernel = _factor(num_branches, kernel_dim, kernel_dim)
+        self.up_kernel = self.down_kernel if shared else _factor(num_branches, kernel_dim, kernel_dim)
         self.down_in = _factor(num_branches, dim, kernel_dim)
         self.down_out = _factor(num_branches, kernel_dim, bottleneck_dim)
         self.up_in = _factor(num_branches, bottleneck_dim, kernel_dim)
@@ -65,13 +71,14 @@ class LoRand(nn.Module):
 
     def forward(self, y_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         """Transform (B, N, D) tokens; the grid plays no part."""
-        z_BNM = F.gelu(self._through(y_BND, self.down_in, self.down_out) + self.down_bias)
-        return y_BND + self._through(z_BNM, self.up_in, self.up_out) + self.up_bias
+        z_BNM = F.gelu(_through(y_BND, self.down_in, self.down_kernel, self.down_out) + self.down_bias)
+        return y_BND + _through(z_BNM, self.up_in, self.up_kernel, self.up_out) + self.up_bias
 
-    def _through(self, x: Tensor, first_AIK: Tensor, last_AKO: Tensor) -> Tensor:
-        """Compute x sum_a (first_a kernel_a last_a)."""
-        inner = (first_AIK @ self.kernel).transpose(0, 1).flatten(1)
-        return x @ inner @ last_AKO.flatten(0, 1)
+
+def _through(x: Tensor, first_AIK: Tensor, kernel_AKK: Tensor, last_AKO: Tensor) -> Tensor:
+    """Compute x sum_a (first_a kernel_a last_a)."""
+    inner = (first_AIK @ kernel_AKK).transpose(0, 1).flatten(1)
+    return x @ inner @ last_AKO.flatten(0, 1)
 
 
 def _factor(num_branches: int, rows: int, columns: int) -> nn.Parameter:
@@ -89,5 +96,9 @@ def attach(backbone: Backbone, cfg: Config) -> None:
     _inject.insert(
         backbone,
         ("attn_out", "ffn_out"),
-        lambda dim: LoRand(dim, cfg.bottleneck_dim or dim // 2, cfg.num_branches, cfg.kernel_dim),
+        lambda dim: LoRand(dim, cfg.bottleneck_dim or dim // 2, cfg.num_branches, cfg.kernel_dim, cfg.shared_kernel),
     )
+    blocks: Any = backbone.blocks
+    for block in blocks if cfg.norms else ():
+        block.norm1.requires_grad_(True)
+        block.norm2.requires_grad_(True)

@@ -63,10 +63,12 @@ def test_adaptformer(tokens):
     torch.testing.assert_close(module(tokens, GRID), expected)
 
 
-def test_lorand(tokens):
-    module = randomised(lorand.LoRand(D, 10, num_branches=3, kernel_dim=4))
-    down = sum(module.down_in[i] @ module.kernel[i] @ module.down_out[i] for i in range(3))
-    up = sum(module.up_in[i] @ module.kernel[i] @ module.up_out[i] for i in range(3))
+@pytest.mark.parametrize("shared", [True, False])
+def test_lorand(tokens, shared):
+    module = randomised(lorand.LoRand(D, 10, num_branches=3, kernel_dim=4, shared=shared))
+    assert (module.up_kernel is module.down_kernel) is shared
+    down = sum(module.down_in[i] @ module.down_kernel[i] @ module.down_out[i] for i in range(3))
+    up = sum(module.up_in[i] @ module.up_kernel[i] @ module.up_out[i] for i in range(3))
     expected = tokens + F.gelu(tokens @ down + module.down_bias) @ up + module.up_bias
     torch.testing.assert_close(module(tokens, GRID), expected)
 

@@ -24,6 +24,7 @@ def merge(frozen, adapted, scale):
                 update = block.attn.qkv.updates[name]
                 plain.attn.qkv.weight[24 * part : 24 * (part + 1)] += scale * update.up @ update.down
         for owner, target, name in (
+            (block.attn, plain.attn, "qkv"),
             (block.attn, plain.attn, "proj"),
             (block.mlp, plain.mlp, "fc1"),
             (block.mlp, plain.mlp, "fc2"),
@@ -33,7 +34,7 @@ def merge(frozen, adapted, scale):
                 getattr(target, name).weight += scale * update.up @ update.down
 
 
-@pytest.mark.parametrize("targets", [("q", "v"), ("k",), ("proj", "fc1", "fc2"), ("q", "k", "v", "proj", "fc1", "fc2")])
+@pytest.mark.parametrize("targets", [("q", "v"), ("k",), ("qkv",), ("proj", "fc1", "fc2"), ("q", "k", "v", "proj", "fc1", "fc2")])
 @pytest.mark.parametrize(("alpha", "scale"), [(None, 1.0), (1.0, 0.25)])
 @torch.no_grad()
 def test_forward_is_the_merged_model(tiny_vit, targets, alpha, scale):
@@ -56,6 +57,7 @@ def test_forward_is_the_merged_model(tiny_vit, targets, alpha, scale):
     [
         ({}, 2_359_296),
         ({"rank": 32, "targets": ("q", "k", "v", "proj")}, 2_359_296),
+        ({"targets": ("qkv",)}, 2_359_296),
         ({"rank": 8, "targets": ("fc1", "fc2")}, 737_280),
     ],
     ids=str,
