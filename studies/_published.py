@@ -17,9 +17,8 @@ LITERAL = "r -> 8r modulation, the literal prose, costs 9 r^2 where the publishe
 
 
 def _sigma(options: dict, reason: str = "") -> list[Published]:
-    return [
-        Published("sigma", count, {"bottleneck_dim": r} | options, "SIGMA Table 5", reason=reason) for r, count in WIDTHS
-    ]
+    source = "SIGMA Table 5"
+    return [Published("sigma", m, {"bottleneck_dim": r} | options, source, reason=reason) for r, m in WIDTHS]
 
 
 def _full() -> list[Published]:
@@ -27,7 +26,7 @@ def _full() -> list[Published]:
     bare = {"image_size": (224, 224), "without": (".ls1.", ".ls2.", "norm.weight", "norm.bias")}
     return [
         Published("full", 85.70, {}, table, reason=TIMM),
-        Published("full", 85.70, {}, f"{table}; at 224 px, without LayerScale and final norm (one of several fits)", **bare),
+        Published("full", 85.70, {}, f"{table}; 224 px, no LayerScale, no final norm (one of several fits)", **bare),
         Published("full", 86.43, {}, table, backbone=SIGLIP),
         Published("full", 85.80, {}, table, backbone=SAM, reason=NOT_SAM),
         Published("full", 85.80, {}, f"{table} (its SAM row)", backbone="vit_base_patch16_224"),

@@ -19,8 +19,8 @@ class Published:
     """A count from a paper, in millions, for a method with `options` on a backbone.
 
     `head` adds a head's parameters: `deconv` (ViT-Split's linear head, ADE20K) or `atss` (ViTDet pyramid and ATSS,
-    COCO). `without` leaves out parameters whose names contain one of its texts. A `difference` of two printed totals may
-    be off by one in the last of its `digits`. `reason` says why a count cannot match.
+    COCO). `without` leaves out parameters whose names contain one of its texts. A `difference` of two printed totals
+    may be off by one in the last of its `digits`. `reason` says why a count cannot match.
     """
 
     method: str

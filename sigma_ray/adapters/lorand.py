@@ -5,9 +5,11 @@
     y <- y + GELU(y W_D + b_D) W_U + b_U
 
 after attention and after feed-forward, on the sub-layer's output after LayerScale. The kernels K_i are shared by down
-and up of one adapter: unshared ones (`shared_kernel=False`) miss the published count. The factors are Kaiming-uniform (a = sqrt 5), the biases
-uniform in +-1/sqrt(fan_in): the network does not start as the frozen backbone, though close to it. The matrices are
-never formed; tokens pass through the factors, which takes a quarter of the operations at the default sizes.
+and up of one adapter: unshared ones (`shared_kernel=False`) miss the published count. The factors are Kaiming-uniform
+(a = sqrt 5), the biases uniform in +-1/sqrt(fan_in): the network does not start as the frozen backbone, though close to
+it. The matrices are never formed; tokens pass through the factors, which takes a quarter of the operations at the
+default sizes.
+
 Parameters: 2 (a (2b(d + m) + b^2) + m + d) per block; 3,591,168 at a = 4, b = 16, m = d/2 on a ViT-B (SIGMA Table 1).
 """
 

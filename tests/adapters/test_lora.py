@@ -34,7 +34,9 @@ def merge(frozen, adapted, scale):
                 getattr(target, name).weight += scale * update.up @ update.down
 
 
-@pytest.mark.parametrize("targets", [("q", "v"), ("k",), ("qkv",), ("proj", "fc1", "fc2"), ("q", "k", "v", "proj", "fc1", "fc2")])
+@pytest.mark.parametrize(
+    "targets", [("q", "v"), ("k",), ("qkv",), ("proj", "fc1", "fc2"), ("q", "k", "v", "proj", "fc1", "fc2")]
+)
 @pytest.mark.parametrize(("alpha", "scale"), [(None, 1.0), (1.0, 0.25)])
 @torch.no_grad()
 def test_forward_is_the_merged_model(tiny_vit, targets, alpha, scale):
