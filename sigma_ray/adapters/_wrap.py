@@ -44,3 +44,16 @@ def with_weights(base: Any, weight: Tensor, bias: Tensor | None) -> Any:
 def zeros_bias(base: Any) -> Tensor:
     """Return the layer's bias, or the zeros that it amounts to."""
     return base.bias if base.bias is not None else torch.zeros_like(base.weight[:, 0].flatten())
+
+
+def fold_inputs(blocks: Any) -> None:
+    """Fold the affine modules before attention and feed-forward into qkv and fc1, which read them, and take them out.
+
+    A module has `affine()`, which returns M (D, D) and c (D) such that it maps a token v to v + M v + c.
+    """
+    for block in blocks:
+        for side, owner, name in (("attn", block.attn, "qkv"), ("ffn", block.mlp, "fc1")):
+            (matrix, shift), base = block.sites[f"{side}_pre"].affine(), getattr(owner, name)
+            weight, bias = base.weight + base.weight @ matrix, zeros_bias(base) + base.weight @ shift
+            setattr(owner, name, with_weights(base, weight, bias))
+            del block.sites[f"{side}_pre"]

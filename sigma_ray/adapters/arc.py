@@ -58,9 +58,9 @@ class Arc(nn.Module):
         u_BNR = self.dropout(v_BND @ self.projection)
         return v_BND + F.linear(u_BNR * self.coefficients, self.projection, self.bias)
 
-    def matrix(self) -> Tensor:
-        """Return W diag(c) W^T, the symmetric (D, D) matrix that the module adds to the identity."""
-        return (self.projection * self.coefficients) @ self.projection.T
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return W diag(c) W^T, which is symmetric, and b."""
+        return (self.projection * self.coefficients) @ self.projection.T, self.bias
 
 
 def attach(backbone: Backbone, cfg: Config) -> None:
@@ -85,10 +85,4 @@ def attach(backbone: Backbone, cfg: Config) -> None:
 
 def merge(backbone: Backbone) -> None:
     """Fold each module into the layer that reads it, qkv or fc1, and take it out."""
-    blocks: Any = backbone.blocks
-    for block in blocks:
-        for side, owner, name in (("attn", block.attn, "qkv"), ("ffn", block.mlp, "fc1")):
-            arc, base = block.sites[f"{side}_pre"], getattr(owner, name)
-            weight = base.weight + base.weight @ arc.matrix()
-            setattr(owner, name, _wrap.with_weights(base, weight, _wrap.zeros_bias(base) + base.weight @ arc.bias))
-            del block.sites[f"{side}_pre"]
+    _wrap.fold_inputs(backbone.blocks)

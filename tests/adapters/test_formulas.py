@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from sigma_ray import adapters
-from sigma_ray.adapters import adaptformer, arc, convpass, fact, lorand, mona, vpt
+from sigma_ray.adapters import adaptformer, arc, convpass, fact, lorand, mona, repadapter, vpt
 from sigma_ray.backbone import Backbone
 
 B, D, GRID, PREFIX = 2, 24, (3, 4), 2
@@ -79,7 +79,14 @@ def test_arc(tokens):
     w = module.projection
     expected = tokens + ((tokens @ w) * module.coefficients) @ w.T + module.bias
     torch.testing.assert_close(module(tokens, GRID), expected)
-    torch.testing.assert_close(tokens + tokens @ module.matrix() + module.bias, expected)
+
+
+def test_repadapter(tokens):
+    module = randomised(repadapter.RepAdapter(D, 6, groups=2, scale=0.5, dropout=0.5))
+    u = linear(tokens, module.down)
+    halves = [u[..., 3 * g : 3 * g + 3] @ module.up[g] for g in range(2)]
+    expected = tokens + 0.5 * (torch.cat(halves, dim=-1) + module.up_bias)
+    torch.testing.assert_close(module(tokens, GRID), expected)
 
 
 def test_convpass(tokens):

@@ -10,6 +10,7 @@ ABLE = {
     "lora": [{"rank": 3, "alpha": 5.0}, {"rank": 2, "targets": ("q", "k", "v", "proj", "fc1", "fc2")}],
     "ssf": [{}],
     "arc": [{"bottleneck_dim": 5}],
+    "repadapter": [{"bottleneck_dim": 4, "scale": 0.5}],
     "fact": [{"rank": 3, "scale": 0.5}, {"rank": 3, "form": "tk"}],
 }
 
@@ -47,6 +48,6 @@ def test_others_are_refused(make_backbone, name):
     if name:
         adapters.attach(backbone, name)
     with pytest.raises(
-        ValueError, match=f"merge needs one of arc, fact, lora, ssf attached, but the backbone has {name}"
+        ValueError, match=f"merge needs one of arc, fact, lora, repadapter, ssf attached, but the backbone has {name}"
     ):
         adapters.merge(backbone)
