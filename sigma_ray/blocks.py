@@ -11,9 +11,14 @@ A site is an optional module called as `module(x_BND, grid)`: x_BND holds prefix
 tokens row by row; `grid = (h, w)` counts patches, so N - h * w tokens are prefix. The module returns the new
 value of what it was given (`input`, `pre`, `out`, `post`), or a term of the residual sum (`parallel`,
 `parallel_stream`).
+
+Blocks that attend in windows (`sigma_ray/windows.py`) keep to the same contract: windows exist inside MHA only, so
+every site sees the whole grid. They take no prefix tokens: N is h * w throughout.
 """
 
-from timm.models.vision_transformer import Block as TimmBlock
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor, nn
 
 # Shapes: B images, N tokens (prefix, then patches), D channels.
@@ -23,18 +28,24 @@ SITES = ("input", *(f"{side}_{place}" for side in ("attn", "ffn") for place in _
 
 
 class Block(nn.Module):
-    """A timm `Block` taken apart: its modules keep their names, its forward passes through `sites`."""
+    """A timm block taken apart: its modules keep their names, its forward passes through `sites`.
 
-    def __init__(self, base: TimmBlock) -> None:
-        """Take over the children of a timm vision transformer block.
+    Attributes:
+        dim: channels D of its stream.
+    """
+
+    def __init__(self, base: Any) -> None:
+        """Take over the children of a timm block.
 
         Args:
-            base: the timm block; its modules are shared, not copied.
+            base: the timm block, of a plain ViT here; its modules are shared, not copied.
         """
         super().__init__()
-        self.dim: int = base.attn.qkv.in_features  # type: ignore[assignment]
-        self.norm1, self.attn, self.ls1, self.drop_path1 = base.norm1, base.attn, base.ls1, base.drop_path1
-        self.norm2, self.mlp, self.ls2, self.drop_path2 = base.norm2, base.mlp, base.ls2, base.drop_path2
+        self.dim: int = base.norm1.normalized_shape[0]
+        self.norm1, self.attn = base.norm1, base.attn
+        self.ls1, self.drop_path1 = getattr(base, "ls1", nn.Identity()), base.drop_path1
+        self.norm2, self.mlp = base.norm2, base.mlp
+        self.ls2, self.drop_path2 = getattr(base, "ls2", nn.Identity()), base.drop_path2
         self.sites = nn.ModuleDict()
 
     def add_site(self, site: str, module: nn.Module) -> None:
@@ -51,12 +62,20 @@ class Block(nn.Module):
             )
         self.sites[site] = module
 
+    def attend(self, v_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Compute MHA v for the tokens (B, N, D) of a `grid`; blocks with windows override it."""
+        return self.attn(v_BND)
+
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         """Transform the token stream (B, N, D); `grid` is (h, w) in patches; N may change at `input`."""
         if "input" in self.sites:
             x_BND = self.sites["input"](x_BND, grid)
-        x_BND = self._residual("attn", x_BND, grid, self.norm1, self.attn, self.ls1, self.drop_path1)
-        return self._residual("ffn", x_BND, grid, self.norm2, self.mlp, self.ls2, self.drop_path2)
+        x_BND = self._residual("attn", x_BND, grid, self.norm1, self.attend, self.ls1, self.drop_path1)
+        return self._residual("ffn", x_BND, grid, self.norm2, self._feed_forward, self.ls2, self.drop_path2)
+
+    def _feed_forward(self, v_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Compute FFN v; token by token, so the grid plays no part."""
+        return self.mlp(v_BND)
 
     def _residual(
         self,
@@ -64,7 +83,7 @@ class Block(nn.Module):
         x_BND: Tensor,
         grid: tuple[int, int],
         norm: nn.Module,
-        layer: nn.Module,
+        layer: Callable[[Tensor, tuple[int, int]], Tensor],
         scale: nn.Module,
         drop_path: nn.Module,
     ) -> Tensor:
@@ -72,7 +91,7 @@ class Block(nn.Module):
         sites = self.sites
         v_BND = norm(x_BND)
         inner_BND = sites[f"{side}_pre"](v_BND, grid) if f"{side}_pre" in sites else v_BND
-        y_BND = scale(layer(inner_BND))
+        y_BND = scale(layer(inner_BND, grid))
         if f"{side}_out" in sites:
             y_BND = sites[f"{side}_out"](y_BND, grid)
         y_BND = drop_path(y_BND)
