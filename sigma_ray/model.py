@@ -61,15 +61,16 @@ def build(config: TrialConfig, info: Info) -> Model:
     head.
 
     Raises:
-        ValueError: weights that do not fit, an image size the patch does not divide, an adapter that cannot attach.
+        ValueError: weights that do not fit, an image size that the stride does not divide, an adapter that cannot
+            attach.
     """
     torch.manual_seed(config.seed)  # a backbone with weights=None draws random numbers
     backbone = backbones.load(config.backbone.name, config.backbone.weights, image_size=info.image_size)
     torch.manual_seed(config.seed)
     head = heads.load(components.name_of(config.head)).build(
         config.head,
-        in_channels=backbone.embed_dim,
-        stride=backbone.patch_size,
+        in_channels=backbone.out_channels[-1],
+        stride=backbone.stride,
         num_classes=info.num_classes,
         ignore_index=info.ignore_index,
     )

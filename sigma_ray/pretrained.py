@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from timm.models import load_state_dict
-from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
-from torch import Tensor, nn
+from torch import Tensor
 
+from sigma_ray.families.base import Backbone
 from sigma_ray.fingerprint import file_sha256
 
 BUNDLED = Path(__file__).parent / "weights"
@@ -39,11 +39,12 @@ def bundled_file(name: str) -> Path:
     return path
 
 
-def load_file(backbone: nn.Module, vit: VisionTransformer, path: Path) -> str:
+def load_file(backbone: Backbone, model: Any, path: Path) -> str:
     """Load a timm-compatible weight file into `backbone` and return its SHA-256.
 
-    Position embedding and patch projection are resampled to the sizes of `vit`; classifier and pooling
-    tensors are dropped; everything else must fit one to one. `.pth` files are read with `weights_only=True`.
+    Positions, and what else the family resamples (`fit_weights`), are brought to the sizes of timm's `model`;
+    classifier and pooling tensors are dropped; everything else must fit one to one. `.pth` files are read with
+    `weights_only=True`.
 
     Raises:
         ValueError: the file is missing, unreadable, or does not fit.
@@ -51,7 +52,7 @@ def load_file(backbone: nn.Module, vit: VisionTransformer, path: Path) -> str:
     if not path.is_file():
         raise ValueError(f"weights must be 'bundled', 'hub' or an existing file, but got {str(path)!r}.")
     try:
-        state = checkpoint_filter_fn(load_state_dict(str(path), weights_only=True), vit, adapt_layer_scale=True)
+        state = backbone.fit_weights(load_state_dict(str(path), weights_only=True), model)
     except Exception as error:  # the readers raise a different type for every kind of damage
         raise ValueError(
             f"weights must be a readable .safetensors or .pth state dict that fits {backbone.name}, "

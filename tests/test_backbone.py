@@ -1,4 +1,4 @@
-"""Backbones against timm's own forward pass; weights that fit, weights that do not."""
+"""Plain ViTs against timm's own forward pass; weights that fit, weights that do not; names that load."""
 
 import copy
 import hashlib
@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import nn
 
 from sigma_ray import backbone as backbones
@@ -44,7 +44,7 @@ def test_output_is_timms(name):
     assert (backbone.mean, backbone.std) == (vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"])
 
 
-def test_friendly_names_are_plain_vits_of_timm():
+def test_friendly_names_are_models_of_timm():
     for name, timm_name in vits.FRIENDLY.items():
         assert timm.is_model(timm_name), name
         assert timm.get_pretrained_cfg(timm_name).hf_hub_id, name
@@ -134,7 +134,8 @@ def test_sizes_that_the_patch_does_not_divide_are_refused():
     ("name", "message"),
     [
         ("nope", "one of scenes_tiny, .*but got 'nope'"),
-        ("convnext_atto", "plain ViT, but convnext_atto is none"),
+        ("convnext_atto", "a plain ViT, a SAM ViT or a Swin, but convnext_atto is none"),
+        ("swinv2_tiny_window8_256", "but swinv2_tiny_window8_256 is "),
         ("eva02_tiny_patch14_224", "but eva02_tiny_patch14_224 is a Eva"),
         ("vit_tiny_r_s16_p8_224", "HybridEmbed"),
         ("vit_small_patch16_18x2_224", "ParallelThingsBlock"),
@@ -174,7 +175,7 @@ def test_weight_file_round_trip(weight_file, tmp_path, suffix):
 def test_position_embedding_is_resampled_to_the_image_size(weight_file):
     path, _ = weight_file
     vit = vits.build("scenes_tiny", (96, 32))
-    timm.models.load_checkpoint(vit, str(path), strict=False, filter_fn=pretrained.checkpoint_filter_fn)
+    timm.models.load_checkpoint(vit, str(path), strict=False, filter_fn=checkpoint_filter_fn)
     backbone = backbones.load("scenes_tiny", weights=str(path), image_size=(96, 32))
     assert backbone.pos_embed.shape == (1, 1 + 12 * 4, 96)
     images = torch.randn(1, 3, 96, 32)

@@ -7,12 +7,12 @@ from torch.nn import functional as F
 from sigma_ray import adapters
 from sigma_ray import backbone as backbones
 from sigma_ray.adapters.adapter import Bottleneck, Config
-from sigma_ray.backbone import Backbone
+from sigma_ray.backbone import wrap
 
 
 def randomised_block(tiny_vit):
     torch.manual_seed(0)
-    backbone = adapters.attach(Backbone(tiny_vit("registers_layerscale", depth=1), "tiny"), "adapter")
+    backbone = adapters.attach(wrap(tiny_vit("registers_layerscale", depth=1), "tiny"), "adapter")
     for name, parameter in backbone.named_parameters():
         if parameter.requires_grad or "gamma" in name:
             torch.nn.init.normal_(parameter, std=0.5)

@@ -18,16 +18,24 @@ def name(request):
 
 
 def attached(make_backbone, name):
+    """A backbone with the method; skips where the method refuses the family, in one line that says so."""
     backbone = make_backbone()
     torch.manual_seed(1)
-    return adapters.attach(backbone, name, **OPTIONS.get(name, {}))
+    try:
+        return adapters.attach(backbone, name, **OPTIONS.get(name, {}))
+    except ValueError as error:
+        refusal = str(error)
+    assert f"cannot run on {backbone.name}" in refusal and "\n" not in refusal
+    assert backbone.family != "vit", "every method runs on plain ViTs"
+    pytest.skip(refusal)
 
 
 def train_two_steps(backbone):
     backbone.train()
     parameters = [p for p in backbone.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-2) if parameters else None
-    target = torch.randn(2, 24, 2, 4, generator=torch.Generator().manual_seed(2))
+    channels, stride = backbone.out_channels[-1], backbone.stride
+    target = torch.randn(2, channels, 16 // stride, 32 // stride, generator=torch.Generator().manual_seed(2))
     for _ in range(2 if optimizer else 0):
         optimizer.zero_grad()
         (backbone(IMAGES)[0] - target).square().mean().backward()
@@ -61,6 +69,7 @@ def test_only_its_own_parameters_require_grad(make_backbone, name):
         assert not trainable & frozen_names
 
 
+@torch.no_grad()  # with gradients, attention may take another kernel, which rounds differently
 def test_starts_equal_to_the_backbone(make_backbone, name):
     expected = make_backbone()(IMAGES)[0]
     backbone = attached(make_backbone, name).eval()
@@ -99,8 +108,10 @@ def test_state_that_does_not_fit_is_refused(make_backbone, name):
 
 @pytest.mark.parametrize("shape", [(1, 3, 16, 32), (1, 3, 32, 8), (3, 3, 24, 24)])
 def test_any_batch_and_grid(make_backbone, name, shape):
-    (features,) = train_two_steps(attached(make_backbone, name))(torch.randn(*shape))
-    assert features.shape == (shape[0], 24, shape[2] // 8, shape[3] // 8)
+    backbone = train_two_steps(attached(make_backbone, name))
+    (features,) = backbone(torch.randn(*shape))
+    cells = shape[2] // backbone.stride, shape[3] // backbone.stride
+    assert features.shape == (shape[0], backbone.out_channels[-1], *cells)
     assert features.isfinite().all()
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sigma_ray import adapters
 from sigma_ray.adapters import adaptformer, arc, convpass, fact, lorand, mona, repadapter, vpt
-from sigma_ray.backbone import Backbone
+from sigma_ray.backbone import wrap
 
 B, D, GRID, PREFIX = 2, 24, (3, 4), 2
 N = PREFIX + GRID[0] * GRID[1]
@@ -119,7 +119,7 @@ def test_mona(tokens):
 @pytest.mark.parametrize("hypernet", ["aware", "independent", "none"])
 def test_vfm_adapter(tiny_vit, tokens, hypernet):
     r, z, t = 4, 6, 3
-    backbone = Backbone(tiny_vit("class_token", depth=1), "tiny")
+    backbone = wrap(tiny_vit("class_token", depth=1), "tiny")
     adapters.attach(
         backbone, "vfm_adapter", bottleneck_dim=r, embedding_dim=z, num_queries=t, hypernet=hypernet, scale=0.5
     )
@@ -156,7 +156,7 @@ def test_vpt_replaces_the_prompts_of_the_block_before(tokens):
 
 
 def test_vpt_starts_within_its_bound(tiny_vit):
-    backbone = adapters.attach(Backbone(tiny_vit("class_token"), "tiny"), "vpt", num_tokens=200)
+    backbone = adapters.attach(wrap(tiny_vit("class_token"), "tiny"), "vpt", num_tokens=200)
     bound = math.sqrt(6 / (3 * 8**2 + 24))
     largest = backbone.blocks[0].sites["input"].tokens.abs().max()
     assert 0.95 * bound < largest <= bound
@@ -165,7 +165,7 @@ def test_vpt_starts_within_its_bound(tiny_vit):
 @pytest.mark.parametrize("form", ["tt", "tk"])
 def test_fact(tiny_vit, form):
     """Every d x d piece of every weight gets s U Sigma V^T, Sigma of its own or mixed from the core."""
-    backbone = adapters.attach(Backbone(tiny_vit("class_token"), "tiny"), "fact", rank=3, form=form, scale=2.0)
+    backbone = adapters.attach(wrap(tiny_vit("class_token"), "tiny"), "fact", rank=3, form=form, scale=2.0)
     wrapped = [m for m in backbone.modules() if isinstance(m, fact.FactLinear)]
     randomised(wrapped[0].factors)
     factors, piece = wrapped[0].factors, 0

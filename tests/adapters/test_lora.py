@@ -6,14 +6,14 @@ import torch
 from sigma_ray import adapters
 from sigma_ray import backbone as backbones
 from sigma_ray.adapters.lora import Config
-from sigma_ray.backbone import Backbone
+from sigma_ray.backbone import wrap
 
 IMAGES = torch.randn(2, 3, 16, 32, generator=torch.Generator().manual_seed(1))
 
 
 def tiny(tiny_vit):
     torch.manual_seed(0)
-    return Backbone(tiny_vit("class_token", qk_norm=True), "tiny")
+    return wrap(tiny_vit("class_token", qk_norm=True), "tiny")
 
 
 def merge(frozen, adapted, scale):

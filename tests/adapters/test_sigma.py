@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from sigma_ray import adapters
 from sigma_ray import backbone as backbones
 from sigma_ray.adapters.sigma import Config
-from sigma_ray.backbone import Backbone
+from sigma_ray.backbone import wrap
 
 GRID = (3, 4)
 VARIANTS = [
@@ -38,7 +38,7 @@ VARIANTS = [
 def randomised(tiny_vit, **options):
     """A one-block backbone whose SIGMA parameters are all drawn at random, none left at zero or one."""
     torch.manual_seed(0)
-    backbone = Backbone(tiny_vit("class_token", depth=1), "tiny")
+    backbone = wrap(tiny_vit("class_token", depth=1), "tiny")
     adapters.attach(backbone, "sigma", bottleneck_dim=5, **options)
     for parameter in backbone.parameters():
         if parameter.requires_grad:
@@ -129,7 +129,7 @@ def test_position(tiny_vit, position):
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_every_variant_starts_equal_and_trains_every_parameter(tiny_vit, options):
     torch.manual_seed(0)
-    backbone = Backbone(tiny_vit("class_token"), "tiny")
+    backbone = wrap(tiny_vit("class_token"), "tiny")
     images = torch.randn(2, 3, 24, 32)
     expected = backbone(images)[0]
     adapters.attach(backbone, "sigma", bottleneck_dim=4, **options)

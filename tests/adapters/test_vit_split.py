@@ -10,14 +10,14 @@ from torchvision.ops import deform_conv2d
 from sigma_ray import adapters
 from sigma_ray import backbone as backbones
 from sigma_ray.adapters.vit_split import Config, Gate, _selection
-from sigma_ray.backbone import Backbone
+from sigma_ray.backbone import wrap
 
 IMAGES = torch.randn(2, 3, 16, 32, generator=torch.Generator().manual_seed(1))
 
 
 def tiny(tiny_vit, depth=4, **options):
     torch.manual_seed(0)
-    backbone = Backbone(tiny_vit("registers_layerscale", depth=depth), "tiny")
+    backbone = wrap(tiny_vit("registers_layerscale", depth=depth), "tiny")
     return adapters.attach(backbone, "vit_split", **options)
 
 
