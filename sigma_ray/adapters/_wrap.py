@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sigma_ray.adapters import _inject
+from sigma_ray.backbone import Backbone
+
 
 class Wrapped(nn.Module):
     """A stand-in for the layer `base`; a subclass computes with it and can fold itself into a copy of it."""
@@ -46,11 +49,18 @@ def zeros_bias(base: Any) -> Tensor:
     return base.bias if base.bias is not None else torch.zeros_like(base.weight[:, 0].flatten())
 
 
-def fold_inputs(blocks: Any) -> None:
+def fold_inputs(backbone: Backbone) -> None:
     """Fold the affine modules before attention and feed-forward into qkv and fc1, which read them, and take them out.
 
     A module has `affine()`, which returns M (D, D) and c (D) such that it maps a token v to v + M v + c.
+
+    Raises:
+        ValueError: the backbone attends in windows, which are padded after c is added; folded, it would reach the
+            padding.
     """
+    why = "windows are padded after its bias is added"
+    _inject.only_on(backbone, f"{backbone.adapter}, merged,", ("vit",), why)
+    blocks: Any = backbone.blocks
     for block in blocks:
         for side, owner, name in (("attn", block.attn, "qkv"), ("ffn", block.mlp, "fc1")):
             (matrix, shift), base = block.sites[f"{side}_pre"].affine(), getattr(owner, name)

@@ -3,9 +3,10 @@
     v <- v + ((v W) * c) W^T + b        v = LN x
 
 before attention and, with another W, before feed-forward. W (d x r) is shared by all blocks of one width, c (r) and b
-(d) belong to the block. There is no activation, so the method merges into the layer that reads v. Initialisation as in
-the authors' code: W Xavier, c zero at attention and Xavier at feed-forward, b zero; hence the network does not start as
-the frozen backbone. Parameters: 2dr + 24 (r + d); 96,432 at r = 50 on a ViT-B.
+(d) belong to the block. There is no activation, so the method merges into the layer that reads v, except where windows
+are padded with zeros in between. Initialisation as in the authors' code: W Xavier, c zero at attention and Xavier at
+feed-forward, b zero; hence the network does not start as the frozen backbone. Parameters: 2dr + 24 (r + d); 96,432 at
+r = 50 on a ViT-B.
 """
 
 from dataclasses import dataclass
@@ -84,5 +85,9 @@ def attach(backbone: Backbone, cfg: Config) -> None:
 
 
 def merge(backbone: Backbone) -> None:
-    """Fold each module into the layer that reads it, qkv or fc1, and take it out."""
-    _wrap.fold_inputs(backbone.blocks)
+    """Fold each module into the layer that reads it, qkv or fc1, and take it out.
+
+    Raises:
+        ValueError: the backbone attends in windows, whose padding a folded bias would reach.
+    """
+    _wrap.fold_inputs(backbone)

@@ -2,9 +2,9 @@
 
     v <- v + s (U (A v + a) + u)        v = LN x;  A: r x d;  U: d x r in g diagonal blocks
 
-There is no activation, so the method merges into the layer that reads v. A is Xavier-uniform, U and the biases start at
-zero: the network starts as the frozen backbone. The authors tune s per data set. Parameters: 2 (dr + r + dr/g + d) per
-block; 239,808 at r = 8 and g = 2 on a ViT-B.
+There is no activation, so the method merges into the layer that reads v, except where windows are padded with zeros in
+between. A is Xavier-uniform, U and the biases start at zero: the network starts as the frozen backbone. The authors
+tune s per data set. Parameters: 2 (dr + r + dr/g + d) per block; 239,808 at r = 8 and g = 2 on a ViT-B.
 """
 
 from dataclasses import dataclass
@@ -94,5 +94,9 @@ def attach(backbone: Backbone, cfg: Config) -> None:
 
 
 def merge(backbone: Backbone) -> None:
-    """Fold each module into the layer that reads it, qkv or fc1, and take it out."""
-    _wrap.fold_inputs(backbone.blocks)
+    """Fold each module into the layer that reads it, qkv or fc1, and take it out.
+
+    Raises:
+        ValueError: the backbone attends in windows, whose padding a folded bias would reach.
+    """
+    _wrap.fold_inputs(backbone)
