@@ -5,8 +5,8 @@ Cost:    seconds; backbones are instantiated without weights.
 Decides: whether an implementation is the method that the paper counted.
 """
 
-from studies._published import PUBLISHED
 from trainables.parameters import main
+from trainables.published import PUBLISHED
 
 if __name__ == "__main__":
     main(PUBLISHED)

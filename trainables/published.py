@@ -23,7 +23,7 @@ def _sigma(options: dict, reason: str = "") -> list[Published]:
 
 def _full() -> list[Published]:
     table = "SIGMA Table 1"
-    bare = {"image_size": (224, 224), "without": (".ls1.", ".ls2.", "norm.weight", "norm.bias")}
+    bare = {"image_size": (224, 224), "without": ("ls1.", "ls2.", "norm.weight", "norm.bias")}
     return [
         Published("full", 85.70, {}, table, reason=TIMM),
         Published("full", 85.70, {}, f"{table}; 224 px, no LayerScale, no final norm (one of several fits)", **bare),
