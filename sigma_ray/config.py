@@ -28,7 +28,9 @@ class TrainConfig:
 
     `batch_size` is global: it does not change with `num_workers`. `backbone_lr_scale` multiplies the learning rate
     of what is tuned of the pre-trained backbone (full, partial, bitfit, ViT-Split's copies), not of an adapter's own
-    parameters. `select` says which step's weights are tested: the best on validation, or the last.
+    parameters. `select` says which step's weights are tested: the best on validation, or the last. `cache_features`
+    keeps on disk what leading frozen blocks compute, for the methods that leave any; `gradient_checkpointing` computes
+    the blocks' activations again in the backward pass instead of keeping them.
     """
 
     num_steps: int
@@ -46,6 +48,8 @@ class TrainConfig:
     horizontal_flip: bool = True
     select: str = "best"
     log_interval: int = 20
+    cache_features: bool = False
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "learning_rate", "eval_batch_size", "log_interval"):

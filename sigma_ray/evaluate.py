@@ -9,6 +9,7 @@ from safetensors.numpy import save
 from torch import Tensor
 
 from sigma_ray.data import Info
+from sigma_ray.feature_cache import FeatureTable
 from sigma_ray.files import write_atomically
 from sigma_ray.model import Model
 from sigma_ray.tasks import segmentation
@@ -26,11 +27,25 @@ class Split(Protocol):
         ...
 
 
-def fetch(table: Split, indices: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) uint8 and masks (B, H, W) int64 on `device`."""
-    sample = table.take(indices)
+def fetch(
+    table: Split, indices: np.ndarray, device: torch.device, mirrored: np.ndarray | None = None
+) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) uint8, or features that stand for them, and masks (B, H, W) int64 on `device`.
+
+    `mirrored` (B,) says which are turned left to right.
+    """
+    sample = table.take(indices) if mirrored is None else _mirror(table, indices, mirrored)
     images, masks = torch.from_numpy(sample["image"]), torch.from_numpy(sample["mask"])
     return images.to(device, non_blocking=True), masks.to(device, non_blocking=True).long()
+
+
+def _mirror(table: Split, indices: np.ndarray, mirrored: np.ndarray) -> dict[str, np.ndarray]:
+    if isinstance(table, FeatureTable):
+        return table.take(indices, mirrored)
+    sample = table.take(indices)
+    for values in sample.values():
+        values[mirrored] = values[mirrored][..., ::-1]
+    return sample
 
 
 @torch.inference_mode()

@@ -13,10 +13,14 @@ from sigma_ray.data import Info
 
 
 class Model(nn.Module):
-    """Backbone, adapter and head on 8-bit images, which it normalises itself."""
+    """Backbone, adapter and head on 8-bit images, which it normalises itself.
 
-    def __init__(self, backbone: backbones.Backbone, head: Any) -> None:
+    `image_size` (H, W) is that of images which come as cached features.
+    """
+
+    def __init__(self, backbone: backbones.Backbone, head: Any, image_size: tuple[int, int] | None = None) -> None:
         super().__init__()
+        self.image_size = image_size
         self.backbone, self.head = backbone, head
         mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
         self.scale: Tensor
@@ -27,12 +31,23 @@ class Model(nn.Module):
     def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss against `mask` (B, H, W), or without one the prediction (B, C, H, W).
 
-        `images` is (B, 3, H, W), uint8. Loss and prediction share one entry because DDP only watches `forward`.
+        `images` is (B, 3, H, W), uint8, or what `features` made of them. Loss and prediction share one entry because
+        DDP only watches `forward`.
         """
-        features = self.backbone(torch.addcmul(self.shift, images.float(), self.scale))
-        if mask is not None:
-            return self.head.loss(features, mask)
-        return self.head.predict(features, images.shape[-2:])
+        if images.dtype == torch.uint8:
+            size: Any = images.shape[-2:]
+            maps = self.backbone(self._normalised(images))
+        else:
+            size = torch.Size(self.image_size or ())
+            maps = self.backbone.from_prefix(images, *size)
+        return self.head.predict(maps, size) if mask is None else self.head.loss(maps, mask)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the frozen leading blocks make of images: (B, S, N, D), see `Backbone.prefix`."""
+        return self.backbone.prefix(self._normalised(images))
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, images.float(), self.scale)
 
     def trained_state(self) -> dict[str, Tensor]:
         """Every tensor that training changes: the adapter's and the head's, never the frozen backbone's."""
@@ -76,4 +91,4 @@ def build(config: TrialConfig, info: Info) -> Model:
     )
     torch.manual_seed(config.seed)
     adapters.attach(backbone, components.name_of(config.adapter), **dataclasses.asdict(config.adapter))
-    return Model(backbone, head)
+    return Model(backbone, head, info.image_size)

@@ -17,6 +17,7 @@ from sigma_ray.config import TrialConfig
 from sigma_ray.data import Info
 from sigma_ray.evaluate import Split, evaluate, fetch
 from sigma_ray.failures import CheckpointError, DataError, NonFiniteLossError, OutOfMemoryError
+from sigma_ray.feature_cache import cached
 from sigma_ray.model import Model
 
 Report = Callable[[list[dict[str, float]]], None]
@@ -107,12 +108,17 @@ class _Loop:
         distributed = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         torch.manual_seed(config.seed * 1009 + self.rank)
+        model.backbone.gradient_checkpointing = self.train.gradient_checkpointing
         self.optimiser = optim.optimiser(model, self.train)
         self.full_rates = [group["lr"] for group in self.optimiser.param_groups]
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.reported = 0
         self.resume()
+        if self.train.cache_features:
+            self.data = cached(
+                model, data, mirror=self.train.horizontal_flip, autocast=self.autocast(), precision=self.train.precision
+            )
         trains = any(p.requires_grad for p in model.parameters())
         self.wrapped: nn.Module = DistributedDataParallel(model) if self.world > 1 and trains else model
         self.recent: list[Tensor] = []
@@ -162,12 +168,10 @@ class _Loop:
         table, size = self.data.split("train"), self.train.batch_size
         indices = sampling.batch_indices(step, batch_size=size, num_samples=len(table), seed=self.config.seed)
         share = slice(self.rank * size // self.world, (self.rank + 1) * size // self.world)
-        images, masks = fetch(table, indices[share].numpy(), self.device)
+        mirrored = None
         if self.train.horizontal_flip:
-            mirrored = sampling.flips(step, batch_size=size, seed=self.config.seed)[share].to(self.device)
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-            masks = torch.where(mirrored[:, None, None], masks.flip(-1), masks)
-        return images, masks
+            mirrored = sampling.flips(step, batch_size=size, seed=self.config.seed)[share].numpy()
+        return fetch(table, indices[share].numpy(), self.device, mirrored)
 
     def autocast(self) -> Any:
         wanted = {"auto": self.device.type == "cuda", "bfloat16": True, "float32": False}[self.train.precision]

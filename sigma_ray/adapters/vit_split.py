@@ -18,6 +18,7 @@ never uses (2 d parameters of their totals); it is left out. `parts` takes the m
 
 import copy
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,8 +123,14 @@ class Split(nn.Module):
         if cfg.parts == "both":
             self.fusion = Mix(2 * dim, dim)
 
-    def forward(self, streams: list[Tensor], norm: nn.Module, grid: tuple[int, int]) -> Tensor:
-        """Compute the feature map (B, D, h, w) of the token streams (B, N, D) after every block."""
+    @property
+    def reads(self) -> list[int]:
+        """Blocks whose token streams the heads read, ascending."""
+        prior = self.selected if self.prior is not None else []
+        return sorted({*prior, *([self.split] if self.task is not None else [])})
+
+    def forward(self, streams: Mapping[int, Tensor], norm: nn.Module, grid: tuple[int, int]) -> Tensor:
+        """Compute the feature map (B, D, h, w) of the token streams (B, N, D) after the blocks that it reads."""
         maps = []
         if self.prior is not None:
             maps.append(self._prior(streams, norm, grid))
@@ -136,7 +143,7 @@ class Split(nn.Module):
             return self.fusion(torch.cat(maps, dim=1))
         return sum(maps[1:], maps[0])
 
-    def _prior(self, streams: list[Tensor], norm: nn.Module, grid: tuple[int, int]) -> Tensor:
+    def _prior(self, streams: Mapping[int, Tensor], norm: nn.Module, grid: tuple[int, int]) -> Tensor:
         """Mix the selected frozen maps."""
         maps = [to_map(norm(patches(streams[index].detach(), grid)), grid) for index in self.selected]
         assert self.prior is not None

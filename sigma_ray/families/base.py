@@ -4,11 +4,16 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sigma_ray.blocks import Block
 
-# Shapes: B images, N tokens (prefix, then patches), D channels, h x w patch grid.
+# Shapes: B images, N tokens (prefix, then patches), D channels, S streams, h x w patch grid.
+
+Stream = tuple[int, tuple[Tensor, tuple[int, int]]]
+"""A block's number, the token stream after it, and its grid."""
 
 
 class Backbone(nn.Module):
@@ -27,11 +32,13 @@ class Backbone(nn.Module):
         adapter: name of the attached method, None before `adapters.attach`.
         adapter_options: the fields of its `Config`.
         blocks: every block, in order.
+        gradient_checkpointing: keep only the streams between blocks for the backward pass and compute the rest again:
+            less memory, more time.
         norm: the final norm of the token stream; the identity where there is none.
         neck: what the map of the last block goes through; the identity where there is none.
         sites: holds at most `output`, called as `module(streams, norm, grid) -> (B, D, h, w)` with the token
-            stream after every block; its map then replaces the list of feature maps (ViT-Split). Where there is a
-            neck the map goes through it, as the last block's does.
+            streams after the blocks that its `reads` lists, by their number; its map then replaces the list of
+            feature maps (ViT-Split). Where there is a neck the map goes through it, as the last block's does.
     """
 
     family: str
@@ -54,6 +61,7 @@ class Backbone(nn.Module):
         self.weights_sha256: str | None = None
         self.adapter: str | None = None
         self.adapter_options: dict[str, Any] = {}
+        self.gradient_checkpointing = False
         self._take(model)
         self.out_indices = (len(self.blocks) - 1,)
         self.requires_grad_(False)
@@ -68,9 +76,23 @@ class Backbone(nn.Module):
         """Take over the parts of a timm model, and set what `__init__` does not."""
         raise NotImplementedError
 
+    def _begin(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Turn images into the token stream (B, N, D) before the first block, positions included."""
+        raise NotImplementedError
+
     def _streams(self, images: Tensor, grid: tuple[int, int]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
         """Yield the token stream (B, N, D) after each block, and its grid; `grid` is that of the patches."""
-        raise NotImplementedError
+        return self._onward(self._begin(images, grid), 0, grid)
+
+    def _onward(self, x_BND: Tensor, start: int, grid: tuple[int, int]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+        for block in self.blocks[start:]:
+            x_BND = self._run(block, x_BND, grid)
+            yield x_BND, grid
+
+    def _run(self, block: Block, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x_BND, grid, use_reentrant=False)
+        return block(x_BND, grid)
 
     @property
     def out_indices(self) -> tuple[int, ...]:
@@ -124,18 +146,61 @@ class Backbone(nn.Module):
             ValueError: H or W is not a multiple of the stride.
         """
         grid = self.patch_grid(images.shape[-2], images.shape[-1])
+        return self._maps(enumerate(self._streams(images, grid)), grid)
+
+    def _maps(self, streams: Iterator[Stream], grid: tuple[int, int]) -> list[Tensor]:
+        """Turn what the blocks give, each with its number, into maps; blocks after the last one needed do not run."""
         output = next(iter(self.sites.values()), None)
-        depth = len(self.blocks) if output is not None else self.out_indices[-1] + 1
-        wanted = range(depth) if output is not None else self.out_indices
-        streams = enumerate(itertools.islice(self._streams(images, grid), depth))
-        kept = [(stream, cells) for index, (stream, cells) in streams if index in wanted]
+        wanted: Any = self.out_indices if output is None else output.reads
+        last = wanted[-1]
+        kept = {}
+        for index, stream in streams:
+            if index in wanted:
+                kept[index] = stream
+            if index == last:
+                break
         if output is not None:
-            maps = [output([stream for stream, _ in kept], self.norm, grid)]
-        else:
-            maps = [self._map(stream, cells) for stream, cells in kept]
-        if depth == len(self.blocks):
+            return [self.neck(output({index: stream for index, (stream, _) in kept.items()}, self.norm, grid))]
+        maps = [self._map(stream, cells) for stream, cells in kept.values()]
+        if last == len(self.blocks) - 1:
             maps[-1] = self.neck(maps[-1])
         return maps
+
+    def cacheable_blocks(self) -> int:
+        """Count the leading blocks whose output depends on the image alone: no gradient, nothing of a method in them.
+
+        0 where the embedding is trained, and on Swin, whose stages differ in shape.
+        """
+        later = {id(p) for part in (*self.blocks, self.norm, self.neck, self.sites) for p in part.parameters()}
+        if self.family == "swin" or any(p.requires_grad and id(p) not in later for p in self.parameters()):
+            return 0
+        for index, block in enumerate(self.blocks):
+            modules: Iterator[Any] = block.modules()
+            if any(not getattr(module, "frozen", False) for module in modules) or any(
+                p.requires_grad for p in block.parameters()
+            ):
+                return index
+        return len(self.blocks)
+
+    def cached_streams(self) -> list[int]:
+        """List the blocks, of the cacheable ones, whose output the rest of the forward pass reads."""
+        count, output = self.cacheable_blocks(), next(iter(self.sites.values()), None)
+        reads: Any = self.out_indices if output is None else output.reads
+        onward = {count - 1} if reads[-1] >= count else set()
+        return sorted({index for index in reads if index < count} | onward)
+
+    def prefix(self, images: Tensor) -> Tensor:
+        """Compute the streams (B, S, N, D) that `from_prefix` needs of images as `forward` takes them."""
+        grid = self.patch_grid(images.shape[-2], images.shape[-1])
+        wanted = self.cached_streams()
+        streams = itertools.islice(self._streams(images, grid), wanted[-1] + 1)
+        return torch.stack([stream for index, (stream, _) in enumerate(streams) if index in wanted], dim=1)
+
+    def from_prefix(self, kept_BSND: Tensor, height: int, width: int) -> list[Tensor]:
+        """Compute the maps of images of `height` x `width` pixels from their `prefix`."""
+        grid, count = self.patch_grid(height, width), self.cacheable_blocks()
+        cached = [(i, (kept_BSND[:, n], grid)) for n, i in enumerate(self.cached_streams())]
+        return self._maps(itertools.chain(cached, enumerate(self._onward(kept_BSND[:, -1], count, grid), count)), grid)
 
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
         """Count the patches (rows, columns) of an image given in pixels.

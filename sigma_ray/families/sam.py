@@ -4,7 +4,6 @@ There is no final norm: maps of earlier blocks are the raw stream. Absolute posi
 grid, relative ones to it in blocks with global attention; those of windows never change.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 from timm.layers.pos_embed import resample_abs_pos_embed_nhwc
@@ -46,14 +45,11 @@ class SamBackbone(Backbone):
         self.norm, self.neck = nn.Identity(), model.neck
         self.sites = nn.ModuleDict()
 
-    def _streams(self, images: Tensor, grid: tuple[int, int]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    def _begin(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         x_BHWD = self.patch_embed(images)
         if self.pos_embed is not None:
             x_BHWD = x_BHWD + resample_abs_pos_embed_nhwc(self.pos_embed, list(grid))
-        x_BND = self.norm_pre(self.pos_drop(x_BHWD)).flatten(1, 2)
-        for block in self.blocks:
-            x_BND = block(x_BND, grid)
-            yield x_BND, grid
+        return self.norm_pre(self.pos_drop(x_BHWD)).flatten(1, 2)
 
 
 def _resample(table: Tensor, length: int) -> Tensor:

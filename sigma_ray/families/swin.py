@@ -84,7 +84,7 @@ class SwinBackbone(Backbone):
         for stage in layers:
             x_BND, grid = stage.enter(x_BND, grid)
             for block in stage.blocks:
-                x_BND = block(x_BND, grid)
+                x_BND = self._run(block, x_BND, grid)
                 yield x_BND, grid
 
     def _map(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,6 +1,5 @@
 """Plain ViTs: one width, one grid, global attention; class and register tokens where the model has them."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -40,13 +39,7 @@ class VitBackbone(Backbone):
         self.neck = nn.Identity()
         self.sites = nn.ModuleDict()
 
-    def _streams(self, images: Tensor, grid: tuple[int, int]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-        x_BND = self._embed(images, grid)
-        for block in self.blocks:
-            x_BND = block(x_BND, grid)
-            yield x_BND, grid
-
-    def _embed(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _begin(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         """Turn images into the token stream (B, N, D) before the first block, position embedding included."""
         x_BND = self.patch_embed(images).flatten(1, 2)
         position = self.pos_embed

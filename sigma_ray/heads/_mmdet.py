@@ -1,5 +1,7 @@
 """MMDetection's ATSS head on a ViTDet pyramid, as VFM-Adapter's detector has it."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from sigma_ray.heads._mmcv_ops import install
@@ -14,9 +16,15 @@ class Atss(nn.Module):
         super().__init__()
         install()
         from mmdet.models.dense_heads import ATSSHead
+        from mmengine.registry import DefaultScope
 
         self.pyramid = SimplePyramid(in_channels, 256, (2, 1, 0.5, 0.25))
-        self.head = ATSSHead(
+        with DefaultScope.overwrite_default_scope("mmdet"):  # where types such as the box coder are looked up
+            self.head = self._head(ATSSHead, num_classes)
+
+    @staticmethod
+    def _head(build: Callable[..., nn.Module], num_classes: int) -> nn.Module:
+        return build(
             num_classes=num_classes,
             in_channels=256,
             stacked_convs=4,

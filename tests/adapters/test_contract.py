@@ -154,3 +154,54 @@ def test_frozen_modules_stay_in_evaluation_mode(make_backbone, name):
     own = {id(m) for m in backbone.modules() if not getattr(m, "frozen", False)}
     assert all(m.training is (id(m) in own) for m in backbone.modules())
     assert not any(m.training for m in backbone.eval().modules())
+
+
+def gradients(backbone, images):
+    """Output and gradients of a squared sum, in evaluation mode, where dropout rests."""
+    backbone.zero_grad()
+    (features,) = backbone.eval()(images)
+    if features.requires_grad:
+        features.square().mean().backward()
+    return features, {key: p.grad.clone() for key, p in backbone.named_parameters() if p.grad is not None}
+
+
+def test_channels_last_is_the_same(make_backbone, name):
+    backbone = train_two_steps(attached(make_backbone, name))
+    expected = gradients(backbone, IMAGES)
+    other = gradients(backbone.to(memory_format=torch.channels_last), IMAGES.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(other, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_checkpointing_is_the_same(make_backbone, name):
+    backbone = train_two_steps(attached(make_backbone, name))
+    expected = gradients(backbone, IMAGES)
+    backbone.gradient_checkpointing = True
+    torch.testing.assert_close(gradients(backbone, IMAGES), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_cached_features_are_the_same(make_backbone, name):
+    backbone = train_two_steps(attached(make_backbone, name))
+    if backbone.cacheable_blocks():
+        with torch.no_grad():
+            maps = backbone.from_prefix(backbone.prefix(IMAGES), *IMAGES.shape[-2:])
+            torch.testing.assert_close(maps, backbone(IMAGES))
+    early = name not in ("fixed", "partial", "vit_split") or backbone.family == "swin"
+    assert (backbone.cacheable_blocks() == 0) is early
+
+
+@pytest.mark.parametrize(
+    "make_backbone",
+    [
+        "class_token",
+        pytest.param("sam", marks=pytest.mark.slow),
+        pytest.param("swin", marks=pytest.mark.slow),
+    ],
+    indirect=True,
+)
+def test_compiled_is_the_same(make_backbone, name):
+    """Captured and differentiated by the compiler; its code generator is left out, which takes minutes here."""
+    backbone = train_two_steps(attached(make_backbone, name))
+    expected = gradients(backbone, IMAGES)
+    torch._dynamo.reset()
+    backbone.forward = torch.compile(backbone.forward, backend="aot_eager")
+    torch.testing.assert_close(gradients(backbone, IMAGES), expected, rtol=1e-3, atol=1e-5)

@@ -33,7 +33,7 @@ def test_heads_are_the_formula(tiny_vit, parts):
     split = backbone.sites["output"]
     for parameter in split.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    grid, x = (2, 4), backbone._embed(IMAGES, (2, 4))
+    grid, x = (2, 4), backbone._begin(IMAGES, (2, 4))
     streams = []
     for block in backbone.blocks:
         x = block(x, grid)

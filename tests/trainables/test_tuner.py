@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 SCRIPT = Path(__file__).parent / "tiny_study.py"
 SMALL = [
@@ -167,7 +167,14 @@ def test_failed_trial_leaves_the_others_alone(tmp_path):
     assert {one.info.status for one in runs(tmp_path) if "trial_key" not in one.data.tags} == {"FAILED"}
 
 
-@pytest.mark.parametrize("moment", ["started", "step 10/60", "[1/2]"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("started", marks=pytest.mark.slow),
+        "step 10/60",
+        pytest.param("[1/2]", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_driver_is_continued(tmp_path, moment):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
     arguments = command("sigma,fixed", *LONGER)
@@ -183,7 +190,7 @@ def test_killed_driver_is_continued(tmp_path, moment):
     children = psutil.Process(driver.pid).children(recursive=True)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    _, alive = psutil.wait_procs(children, timeout=15)
+    _, alive = psutil.wait_procs(children, timeout=5)
     # Ray's two agents can outlive their raylet; they hold no resources and no trial. Nothing else may be left.
     agents = [p for p in alive if p.name().endswith("Agent")]
     for agent in agents:
@@ -204,6 +211,7 @@ def test_killed_driver_is_continued(tmp_path, moment):
         assert steps == [10, 20, 30, 40, 50, 60]
 
 
+@pytest.mark.slow
 def test_two_workers(tmp_path):
     flags = [*QUICK, "--set", "num_workers=2"]
     flags[flags.index("--seeds") + 1] = "1"
