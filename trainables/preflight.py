@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from sigma_ray.config import TrialConfig
-from sigma_ray.data import Info
+from sigma_ray.data import Data
 
 
 def output_folder(path: Path) -> Path:
@@ -65,9 +65,11 @@ def ray_address(address: str | None) -> str:
     return address
 
 
-def models(configs: Iterable[TrialConfig], info: Info) -> None:
-    """Build every distinct model once, so that what cannot attach or load is refused before training."""
-    from sigma_ray import model
+def models(configs: Iterable[TrialConfig], data: Data) -> None:
+    """Build every distinct model once: what cannot attach, load or keep its features is refused before training."""
+    from sigma_ray import feature_cache, model
 
     for config in configs:
-        model.build(config, info)
+        built = model.build(config, data.info)
+        if config.train.cache_features:
+            feature_cache.check_space(built, data, mirror=config.train.horizontal_flip)

@@ -39,7 +39,7 @@ def run_study(plan: Plan, flags: "Flags") -> int:
         specs = make_specs(plan, opened.fingerprint, folder)
         ledger = tracking.Ledger(flags.tracking_uri, plan.study.name, folder / "spool")
         try:
-            return _run(plan, flags, specs, ledger, folder, address, opened.info)
+            return _run(plan, flags, specs, ledger, folder, address, opened)
         finally:
             ledger.close(timeout=10)
 
@@ -80,7 +80,7 @@ def _run(
     ledger: tracking.Ledger,
     folder: Path,
     address: str,
-    info: data.Info,
+    opened: data.Data,
 ) -> int:
     started = time.monotonic()
     ledger.repair()
@@ -91,7 +91,7 @@ def _run(
     if missing:
         workers = next(iter(specs.values())).config["num_workers"]
         with cluster.Session(address, workers) as session:
-            preflight.models({t.arm: t.config for t in plan.trials if label(t.arm, t.seed) in missing}.values(), info)
+            preflight.models({t.arm: t.config for t in plan.trials if label(t.arm, t.seed) in missing}.values(), opened)
             ledger.open(results.plan_record(plan, specs), results.environment())
             resources, slots = cluster.slots(session.resources(), workers, flags.jobs)
             failures = train(plan, missing, specs, ledger, folder, resources, slots)
