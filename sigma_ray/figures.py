@@ -45,16 +45,18 @@ def png(figure: "Figure") -> bytes:
 
 
 def metric_vs_parameters(summary: Sequence["ArmRow"], metric: str) -> "Figure | None":
-    """Mean and 95 % interval of the metric against trainable parameters (log axis); None without results."""
+    """Mean and 95 % interval of the metric against trainable parameters (log axis, 0 at its left end); None without results."""
     rows = [row for row in summary if row.n]
     if not rows:
         return None
     figure, axes = _axes(7.2, 4.4)
+    counts = [row.trainable_parameters for row in rows]
+    zero = min((count for count in counts if count), default=4) / 4
     for index, row in enumerate(summary):
         if row.n:
             low, high = (row.mean - row.ci_low, row.ci_high - row.mean) if row.n > 1 else (0, 0)
             axes.errorbar(
-                max(row.trainable_parameters, 1),
+                row.trainable_parameters or zero,
                 row.mean,
                 yerr=[[low], [high]],
                 fmt=_marker(index),
@@ -67,7 +69,7 @@ def metric_vs_parameters(summary: Sequence["ArmRow"], metric: str) -> "Figure | 
                 zorder=3,
             )
     axes.set_xscale("log")
-    xs = [max(row.trainable_parameters, 1) for row in rows]
+    xs = [count or zero for count in counts]
     span = max(max(xs) / min(xs), 1.6)
     axes.set_xlim(min(xs) / span**0.14, max(xs) * span**0.14)
     axes.margins(y=0.14)
@@ -76,7 +78,7 @@ def metric_vs_parameters(summary: Sequence["ArmRow"], metric: str) -> "Figure | 
     baseline = next((row for row in rows if row.baseline), None)
     if baseline:
         axes.axhline(baseline.mean, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-    _plain_ticks(axes)
+    _plain_ticks(axes, zero if 0 in counts else None)
     colours = [_colour(index) for index, row in enumerate(summary) if row.n]
     _place_labels(axes, rows, xs, colours)
     return figure
@@ -192,8 +194,8 @@ def _marker(index: int) -> str:
     return MARKERS[(index + 3 * (index // len(COLOURS))) % len(MARKERS)]
 
 
-def _plain_ticks(axes: "Axes") -> None:
-    """Write parameter counts as 20k and 1.5M; minor ones only where the axis spans little."""
+def _plain_ticks(axes: "Axes", zero: float | None) -> None:
+    """Write parameter counts as 20k and 1.5M, and 0 at `zero`; minor ones only where the axis spans little."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, NullLocator
 
     low, high = axes.get_xlim()
@@ -203,6 +205,10 @@ def _plain_ticks(axes: "Axes") -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     if few:
         axes.xaxis.set_minor_locator(NullLocator())
+    if zero is not None:
+        ticks = [tick for tick in axes.get_xticks() if 1.5 * zero < tick < high]
+        axes.set_xticks([zero, *ticks], ["0", *map(EngFormatter(sep="").format_eng, ticks)])
+        axes.set_xlim(low, high)
 
 
 def _common(curves: Sequence["Curve"]) -> tuple[np.ndarray, np.ndarray]:

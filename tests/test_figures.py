@@ -35,6 +35,14 @@ def arm_row(arm: str, *, parameters: int, mean: float) -> ArmRow:
     )
 
 
+def test_an_arm_without_parameters_stands_at_zero():
+    rows = [arm_row("fixed", parameters=0, mean=0.2), arm_row("sigma", parameters=1000, mean=0.3)]
+    axes = figures.metric_vs_parameters(rows, METRIC).axes[0]
+    labels = {text.get_text(): x for text, x in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)}
+    drawn = {float(x) for line in axes.lines for x in line.get_xdata()}
+    assert labels["0"] == 250 and {250, 1000} <= drawn and "1k" in labels
+
+
 def test_a_single_arm_and_no_arm() -> None:
     """One point is a figure; none is no figure."""
     figure = figures.metric_vs_parameters([arm_row("sigma", parameters=1000, mean=0.3)], METRIC)
