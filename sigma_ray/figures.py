@@ -45,7 +45,7 @@ def png(figure: "Figure") -> bytes:
 
 
 def metric_vs_parameters(summary: Sequence["ArmRow"], metric: str) -> "Figure | None":
-    """Mean and 95 % interval of the metric against trainable parameters (log axis with 0 at its left); None without results."""
+    """Mean and 95 % interval of the metric against trainable parameters, 0 at the left; None without results."""
     rows = [row for row in summary if row.n]
     if not rows:
         return None
