@@ -12,23 +12,24 @@ from trainables.cli import main
 SPLIT = (replace("adapter", "vit_split"), GENTLE)
 
 
-def split(path: str, value: object) -> tuple[Edit, ...]:
-    """ViT-Split with one option changed."""
-    return (*SPLIT, change(f"adapter.{path}", value))
-
-
 def arms(profile: str) -> list[Arm]:
-    """The published choice for a ViT-B (K_t = 3, K_p = 4, uniform) first."""
+    """The published choice for a ViT-B (K_t = 3, K_p = 4, uniform from block 2) first."""
+    # From block 2 on, the demo's six blocks leave nothing to choose: uniform would be the last four.
+    split = (*SPLIT, change("adapter.start", 0 if profile == "demo" else 2))
+
+    def with_option(path: str, value: object) -> tuple[Edit, ...]:
+        return (*split, change(f"adapter.{path}", value))
+
     return [
-        Arm(name="both, fused", edits=SPLIT),
-        Arm(name="both, added", edits=split("parts", "sum")),
-        Arm(name="task only", edits=split("parts", "task")),
-        Arm(name="prior only", edits=split("parts", "prior")),
-        Arm(name="K_t = 1", edits=split("num_task_blocks", 1)),
-        Arm(name="K_t = 2", edits=split("num_task_blocks", 2)),
-        Arm(name="K_p = 2", edits=split("num_prior_blocks", 2)),
-        Arm(name="last layers", edits=split("selection", "last")),
-        Arm(name="sparse gate", edits=split("selection", "sparse_gate")),
+        Arm(name="both, fused", edits=split),
+        Arm(name="both, added", edits=with_option("parts", "sum")),
+        Arm(name="task only", edits=with_option("parts", "task")),
+        Arm(name="prior only", edits=with_option("parts", "prior")),
+        Arm(name="K_t = 1", edits=with_option("num_task_blocks", 1)),
+        Arm(name="K_t = 2", edits=with_option("num_task_blocks", 2)),
+        Arm(name="K_p = 2", edits=with_option("num_prior_blocks", 2)),
+        Arm(name="last layers", edits=with_option("selection", "last")),
+        Arm(name="sparse gate", edits=with_option("selection", "sparse_gate")),
         FIXED,
         FULL,
     ]
