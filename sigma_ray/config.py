@@ -10,7 +10,7 @@ from typing import Any
 
 from sigma_ray import checks, components
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Part of every trial key. Raise it when a change of the code changes results."""
 
 
