@@ -99,7 +99,8 @@ def run(flags: Flags, method: str) -> dict[str, float] | None:
     if "cannot run on" in done.stderr or "must find its blocks" in done.stderr:
         print(done.stderr.strip().splitlines()[-1])
         return None
-    done.check_returncode()
+    if done.returncode:
+        sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -4,8 +4,8 @@
     backbone = load("dinov2_base", weights="hub")
     load_adapter("sigma.safetensors", backbone)          # attaches the method with its options, then fills it
 
-The file's metadata says what it belongs to: method and options, backbone and SHA-256 of its frozen weights, the
-normalisation of its images, the task, and the version of sigma_ray.
+The file's metadata says what it belongs to: method and options, backbone and SHA-256 of its frozen weights (of the
+file, or of random weights themselves), the normalisation of its images, the task, and the version of sigma_ray.
 """
 
 import json
@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from sigma_ray import adapters
 from sigma_ray.backbone import Backbone
+from sigma_ray.config import component
 from sigma_ray.files import write_atomically
-
-RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class AdapterFile:
     method: str
     options: dict[str, Any]
     backbone: str
-    weights_sha256: str
+    weights: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     task: str
@@ -68,7 +67,7 @@ def save_adapter(
         "method": backbone.adapter,
         "options": json.dumps(backbone.adapter_options),
         "backbone": backbone.name,
-        "weights_sha256": backbone.weights_sha256 or RANDOM,
+        "weights": backbone.weights_id(),
         "normalisation": json.dumps([backbone.mean, backbone.std]),
         "task": task,
         "sigma_ray": version("sigma-ray"),
@@ -91,7 +90,7 @@ def read_adapter(path: Path | str) -> AdapterFile:
             method=meta.pop("method"),
             options=json.loads(meta.pop("options")),
             backbone=meta.pop("backbone"),
-            weights_sha256=meta.pop("weights_sha256"),
+            weights=meta.pop("weights"),
             mean=tuple(mean),
             std=tuple(std),
             task=meta.pop("task"),
@@ -122,28 +121,41 @@ def load_adapter(path: Path | str, backbone: Backbone, *, head: nn.Module | None
     found = read_adapter(path)
     if found.backbone != backbone.name:
         raise ValueError(f"{path} belongs to backbone {found.backbone}, but was to be loaded onto {backbone.name}.")
-    weights = backbone.weights_sha256 or RANDOM
-    if found.weights_sha256 != weights:
+    if found.weights != backbone.weights_id():
         raise ValueError(
-            f"{path} belongs to {found.backbone} with weights of SHA-256 {found.weights_sha256}, but the weights "
-            f"loaded are {weights}; load those that it was trained on."
+            f"{path} belongs to {found.backbone} with weights {found.weights}, but the weights loaded are "
+            f"{backbone.weights_id()}; load those that it was trained on."
         )
+    if head is not None:
+        _check_head(path, head, found.part("head"))
     if backbone.adapter is None:
         adapters.attach(backbone, found.method, **found.options)
-    if (backbone.adapter, _plain(backbone.adapter_options)) != (found.method, found.options):
+    elif backbone.adapter != found.method or _config(found.method, found.options) != _config(
+        backbone.adapter, backbone.adapter_options
+    ):
         raise ValueError(
             f"{path} holds {found.method} with {found.options}, but the backbone has {backbone.adapter} with "
             f"{backbone.adapter_options}; load a fresh backbone."
         )
     adapters.load_adapter_state(backbone, found.part("backbone"))
     if head is not None:
-        try:
-            head.load_state_dict(found.part("head"))
-        except RuntimeError as error:
-            raise ValueError(f"the head must be the one saved in {path}, but: {str(error).splitlines()[-1]}") from error
+        head.load_state_dict(found.part("head"))
     return found
 
 
-def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they come back from JSON."""
-    return json.loads(json.dumps(options))
+def _check_head(path: Path | str, head: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Refuse another head before anything is changed."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    wrong = [name for name in {**wanted, **shapes} if wanted.get(name) != shapes.get(name)]
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"the head must be the one saved in {path}, but {len(wrong)} of its tensors differ: {name} is "
+            f"{wanted.get(name)} and {shapes.get(name)} in the file."
+        )
+
+
+def _config(method: str, options: Mapping[str, Any]) -> Any:
+    """The checked options; those that a file does not know yet have their defaults."""
+    return component("adapter", method, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})

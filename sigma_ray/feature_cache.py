@@ -9,19 +9,21 @@ to keep, and run as always.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from sigma_ray.config import CODE_VERSION
 from sigma_ray.data import SPLITS, tables
 from sigma_ray.model import Model
 
 FORMAT = 1
 MIRRORED = "train_mirrored"
-BATCH = 32
 
 
 class FeatureTable:
@@ -37,12 +39,15 @@ class FeatureTable:
 
     def take(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Samples at `indices`: `image` holds features (B, S, N, D) float32; mirrored ones where told so."""
-        features, masks = self._plain.take(indices)["features"], self._masks.take(indices)["mask"]
-        if mirrored is not None and mirrored.any():
-            if self._mirrored is None:
-                raise ValueError("only training images have mirrored features.")
-            features[mirrored] = self._mirrored.take(indices[mirrored])["features"]
-            masks[mirrored] = masks[mirrored][..., ::-1]
+        masks = self._masks.take(indices, ["mask"])["mask"]
+        if mirrored is None or not mirrored.any():
+            return {"image": self._plain.take(indices)["features"], "mask": masks}
+        if self._mirrored is None:
+            raise ValueError("only training images have mirrored features.")
+        turned = self._mirrored.take(indices[mirrored])["features"]
+        features = np.empty((len(indices), *turned.shape[1:]), turned.dtype)
+        features[mirrored], features[~mirrored] = turned, self._plain.take(indices[~mirrored])["features"]
+        masks[mirrored] = masks[mirrored][..., ::-1]
         return {"image": features, "mask": masks}
 
 
@@ -64,78 +69,91 @@ class FeatureData:
         return self._splits[name]
 
 
-def cached(model: Model, data: Any, *, mirror: bool, autocast: AbstractContextManager, precision: str) -> Any:
+def cached(
+    model: Model, data: Any, *, mirror: bool, autocast: AbstractContextManager, precision: str, batch_size: int = 32
+) -> Any:
     """`data` with features in place of images, computed now unless an earlier trial has; or `data` itself.
 
     Args:
         model: on its device; its frozen part is what is cached.
         data: the images.
         mirror: whether training mirrors images.
-        autocast: the context that training computes in; `precision` names it.
-        precision: part of the tables' name.
+        autocast: the context that training computes in.
+        precision: what that context amounts to, "float32" or "bfloat16".
+        batch_size: images at a time while the features are computed.
 
     Raises:
         ValueError: the features do not fit on the disk.
     """
     if not model.backbone.cacheable_blocks():
         return data
-    names = (*SPLITS, *((MIRRORED,) if mirror else ()))
-    folder = tables.cache_root() / f"features-{_key(model, data, names, precision)[:16]}"
-    if tables.read_meta(folder) is None:
-        check_space(model, data, mirror=mirror)
+    names, folder = _names(mirror), _folder(model, data, mirror=mirror, precision=precision)
+
+    def info() -> Any:  # called under the tables' lock, and only if they are to be built
+        refuse_if_full(needed_bytes(model, data, mirror=mirror, precision=precision))
+        return data.info
+
     tables.build(
         folder,
-        info=lambda: data.info,
+        info=info,
         fingerprint=lambda: data.fingerprint,
-        batches=lambda name: _batches(model, data, name, autocast),
+        batches=lambda name: _batches(model, data, name, autocast, batch_size),
         splits=names,
     )
     return FeatureData(data, {name: tables.Table.open(folder / f"{name}.arrow") for name in names})
 
 
-def check_space(model: Model, data: Any, *, mirror: bool) -> None:
-    """Refuse features that would not leave a tenth of the free disk.
-
-    Raises:
-        ValueError: they do not fit; the message has the numbers.
-    """
+def needed_bytes(model: Model, data: Any, *, mirror: bool, precision: str) -> dict[Path, int]:
+    """Bytes that `cached` would write, by folder; nothing where it has, or where the method leaves nothing to keep."""
     if not model.backbone.cacheable_blocks():
-        return
-    rows = sum(len(data.split(split)) for split in SPLITS) + (len(data.split("train")) if mirror else 0)
+        return {}
+    folder = _folder(model, data, mirror=mirror, precision=precision)
+    if tables.read_meta(folder) is not None:
+        return {}
+    rows = sum(len(data.split("train" if name == MIRRORED else name)) for name in _names(mirror))
     device = next(model.parameters()).device
     with torch.no_grad():
         one = model.features(torch.zeros(1, 3, *data.info.image_size, dtype=torch.uint8, device=device))
-    needed, root = rows * one.numel() * 4, tables.cache_root()
+    return {folder: rows * one.numel() * 4}
+
+
+def refuse_if_full(needed: Mapping[Path, int]) -> None:
+    """Refuse what would take more than nine tenths of the free disk.
+
+    Raises:
+        ValueError: the message has the numbers.
+    """
+    root, total = tables.cache_root(), sum(needed.values())
     root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free
-    if needed > 0.9 * free:
+    if total > 0.9 * free:
         raise ValueError(
-            f"train.cache_features needs {needed / 1e9:.1f} GB for {rows} images, but {root} has {free / 1e9:.1f} GB; "
-            "set it to false, or SIGMA_RAY_CACHE to a larger disk."
+            f"train.cache_features needs {total / 1e9:.3g} GB, but {root} has {free / 1e9:.3g} GB; set it to false, or "
+            "SIGMA_RAY_CACHE to a larger disk."
         )
 
 
-def _key(model: Model, data: Any, names: tuple[str, ...], precision: str) -> str:
-    """A hash of all that decides the features."""
+def _names(mirror: bool) -> tuple[str, ...]:
+    return (*SPLITS, *((MIRRORED,) if mirror else ()))
+
+
+def _folder(model: Model, data: Any, *, mirror: bool, precision: str) -> Path:
+    """Where the features lie: a hash of all that decides them, our code and the libraries included."""
     backbone = model.backbone
-    weights = backbone.weights_sha256
-    if weights is None:
-        digest = hashlib.sha256()
-        for parameter in backbone.parameters():
-            if not parameter.requires_grad:
-                digest.update(parameter.detach().cpu().numpy().tobytes())
-        weights = digest.hexdigest()
-    device = next(model.parameters()).device.type
-    parts = [FORMAT, data.fingerprint, backbone.name, weights, data.info.image_size, names, precision, device]
+    parts = [FORMAT, CODE_VERSION, version("torch"), version("timm"), data.fingerprint, data.info.image_size]
+    parts += [backbone.name, backbone.weights_id(), precision, _names(mirror)]
     parts += [backbone.cacheable_blocks(), backbone.cached_streams()]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return tables.cache_root() / f"features-{key[:16]}"
 
 
 @torch.no_grad()
-def _batches(model: Model, data: Any, name: str, autocast: AbstractContextManager) -> Iterator[dict[str, np.ndarray]]:
+def _batches(
+    model: Model, data: Any, name: str, autocast: AbstractContextManager, batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
     table, device = data.split("train" if name == MIRRORED else name), next(model.parameters()).device
-    for start in range(0, len(table), BATCH):
-        images = table.take(np.arange(start, min(start + BATCH, len(table))))["image"]
+    for start in range(0, len(table), batch_size):
+        images = table.take(np.arange(start, min(start + batch_size, len(table))))["image"]
         inputs = torch.from_numpy(np.ascontiguousarray(images[..., ::-1]) if name == MIRRORED else images)
         with autocast:
             features = model.features(inputs.to(device))

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from sigma_ray.config import TrainConfig
 from sigma_ray.model import Model
 
+NOT_DECAYED = ("cls_token", "reg_token", "pos_embed", "rel_pos_h", "rel_pos_w", "relative_position_bias_table")
+"""Tables of the pre-trained backbones that are positions or tokens, not maps."""
+
 
 def optimiser(model: Model, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters; biases, norms and other vectors are not decayed.
+    """AdamW over the trainable parameters; vectors (biases, norms, tokens, scales) and positions are not decayed.
 
     Parameters that come with the pre-trained backbone, or are copies of its, get `backbone_lr_scale` times the rate.
     """
@@ -19,14 +22,20 @@ def optimiser(model: Model, config: TrainConfig) -> torch.optim.AdamW:
     pretrained = {
         id(p) for module in model.backbone.modules() if hasattr(module, "frozen") for p in module._parameters.values()
     }
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for inside, scale in ((True, config.backbone_lr_scale), (False, 1.0)):
         for decayed in (True, False):
-            params = [p for p in trained if (id(p) in pretrained) is inside and (p.ndim > 1) is decayed]
+            params = [
+                p for name, p in trained.items() if (id(p) in pretrained) is inside and _decays(name, p) is decayed
+            ]
             decay = config.weight_decay if decayed else 0.0
             groups.append({"params": params, "lr": config.learning_rate * scale, "weight_decay": decay})
     # One kernel for all tensors: an adapter's are many and small, and a loop over them took 6 % of a step on CPU.
     return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
+
+
+def _decays(name: str, parameter: Tensor) -> bool:
+    return parameter.squeeze().ndim > 1 and name.rpartition(".")[2] not in NOT_DECAYED
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sigma_ray import memory, optim, rng, sampling
 from sigma_ray.checkpoint import Checkpoints, Snapshot
-from sigma_ray.config import TrialConfig
+from sigma_ray.config import TrainConfig, TrialConfig
 from sigma_ray.data import Info
 from sigma_ray.evaluate import Split, evaluate, fetch
 from sigma_ray.failures import CheckpointError, DataError, NonFiniteLossError, OutOfMemoryError
@@ -91,6 +91,11 @@ def fit(
         raise DataError(f"reading or writing failed: {error}") from error
 
 
+def wants_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether to compute in bfloat16 where autocast allows it; "auto" does on CUDA."""
+    return {"auto": device.type == "cuda", "bfloat16": True, "float32": False}[config.precision]
+
+
 class _Loop:
     """One execution of `fit`, split into its parts."""
 
@@ -117,7 +122,12 @@ class _Loop:
         self.resume()
         if self.train.cache_features:
             self.data = cached(
-                model, data, mirror=self.train.horizontal_flip, autocast=self.autocast(), precision=self.train.precision
+                model,
+                data,
+                mirror=self.train.horizontal_flip,
+                autocast=self.autocast(),
+                precision="bfloat16" if wants_bfloat16(self.train, device) else "float32",
+                batch_size=self.train.eval_batch_size,
             )
         trains = any(p.requires_grad for p in model.parameters())
         self.wrapped: nn.Module = DistributedDataParallel(model) if self.world > 1 and trains else model
@@ -174,8 +184,7 @@ class _Loop:
         return fetch(table, indices[share].numpy(), self.device, mirrored)
 
     def autocast(self) -> Any:
-        wanted = {"auto": self.device.type == "cuda", "bfloat16": True, "float32": False}[self.train.precision]
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=wanted)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=wants_bfloat16(self.train, self.device))
 
     def synchronised(self, last: bool) -> Any:
         """Gradients are averaged over workers once a step, after the last micro-batch."""

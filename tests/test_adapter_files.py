@@ -32,7 +32,7 @@ def test_a_file_restores_output_options_and_head(tmp_path):
     assert torch.equal(fresh.eval()(IMAGES)[0], backbone(IMAGES)[0])
     assert torch.equal(other.weight, head.weight)
     assert (found.method, found.options["kernel_sizes"], found.task) == ("sigma", [3, 5], "segmentation")
-    assert (found.backbone, found.weights_sha256) == ("scenes_tiny", backbone.weights_sha256)
+    assert (found.backbone, found.weights) == ("scenes_tiny", backbone.weights_sha256)
     assert (found.mean, found.std, found.extra) == (backbone.mean, backbone.std, {"note": "hello"})
     assert fresh.adapter_options["bottleneck_dim"] == 4
     load_adapter(path, fresh)  # again, onto the same method
@@ -53,8 +53,27 @@ def test_another_backbone_is_refused_with_both_names(tmp_path):
 
 def test_other_weights_are_refused(tmp_path):
     save_adapter(tmp_path / "a.safetensors", trained(**OPTIONS))
-    with pytest.raises(ValueError, match=r"weights of SHA-256 \w{64}, but the weights loaded are random"):
+    with pytest.raises(ValueError, match=r"with weights \w{64}, but the weights loaded are content:\w{64}"):
         load_adapter(tmp_path / "a.safetensors", backbones.load("scenes_tiny", weights=None))
+
+
+def test_random_weights_are_told_apart(tmp_path):
+    def random(seed):
+        torch.manual_seed(seed)
+        return backbones.load("scenes_tiny", weights=None)
+
+    save_adapter(tmp_path / "a.safetensors", adapters.attach(random(0), "full"))
+    load_adapter(tmp_path / "a.safetensors", random(0))
+    with pytest.raises(ValueError, match="but the weights loaded are content:"):
+        load_adapter(tmp_path / "a.safetensors", random(1))
+
+
+def test_a_refused_head_leaves_the_backbone_as_it_was(tmp_path):
+    save_adapter(tmp_path / "a.safetensors", trained(**OPTIONS), head=nn.Linear(3, 2))
+    backbone = backbones.load("scenes_tiny")
+    with pytest.raises(ValueError, match=r"weight is \(4, 3\) and \(2, 3\) in the file"):
+        load_adapter(tmp_path / "a.safetensors", backbone, head=nn.Linear(3, 4))
+    assert backbone.adapter is None
 
 
 @pytest.mark.parametrize(("name", "options"), [("lora", {}), ("sigma", {"bottleneck_dim": 8})])

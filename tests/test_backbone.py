@@ -93,7 +93,7 @@ class Last(nn.Module):
 
     reads = (2, 5)
 
-    def forward(self, streams, norm, grid):
+    def forward(self, streams, norm, grid, run):
         assert list(streams) == [2, 5]
         return backbones.to_map(norm(backbones.patches(streams[5], grid)), grid)
 

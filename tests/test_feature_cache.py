@@ -98,9 +98,17 @@ def test_mirrored_rows_are_those_of_mirrored_images(scenes):
 def test_a_disk_that_is_too_small_is_refused(scenes, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda path: usage._replace(free=10_000))
-    with pytest.raises(ValueError, match=r"train.cache_features needs 0\.0 GB for 80 images"):
+    with pytest.raises(ValueError, match=r"train.cache_features needs 0\.\d+ GB, but .* has 1e-05 GB"):
         fit(scenes, "fixed", True)
-    assert not list(tmp_path.glob("features-*"))
+    assert not list(tmp_path.glob("features-*/meta.json"))
+
+
+def test_what_is_there_already_needs_no_space(scenes):
+    model = models.build(override_all(CONFIG, [("train.cache_features", True)]), scenes.info)
+    assert sum(feature_cache.needed_bytes(model, scenes, mirror=True, precision="float32").values()) > 0
+    fit(scenes, "fixed", True)
+    assert feature_cache.needed_bytes(model, scenes, mirror=True, precision="float32") == {}
+    assert feature_cache.needed_bytes(model, scenes, mirror=True, precision="bfloat16") != {}
 
 
 def test_the_options_are_part_of_the_configuration():

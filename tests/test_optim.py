@@ -49,7 +49,8 @@ def test_optimiser_groups_scale_the_backbone_and_spare_vectors():
     for name, p in model.named_parameters():
         if p.requires_grad:
             assert groups[id(p)]["lr"] == pytest.approx(5e-3 * (0.1 if name.startswith("backbone.") else 1))
-            assert groups[id(p)]["weight_decay"] == (0.3 if p.ndim > 1 else 0)
+            vector = p.ndim < 2 or name in ("backbone.cls_token", "backbone.pos_embed")
+            assert groups[id(p)]["weight_decay"] == (0 if vector else 0.3)
 
 
 def test_the_state_travels_as_named_tensors():

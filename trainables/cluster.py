@@ -30,8 +30,11 @@ class Session:
     def __exit__(self, *_: object) -> None:
         """Disconnect; a cluster that was started here ends."""
         # In the thread that connected, and before it ends: the kernel stops a thread's children with it.
-        self._pool.submit(_disconnect).result()
-        self._pool.shutdown()
+        self._resources.cancel()
+        try:
+            self._pool.submit(_disconnect).result()
+        finally:
+            self._pool.shutdown()
 
 
 def _connect(address: str, workers: int) -> Mapping[str, float]:

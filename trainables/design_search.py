@@ -4,6 +4,7 @@ The points are enumerated by us and enqueued: GridSampler through ask and tell r
 duplicates. Ray's own OptunaSearch is not used because it marks no trial of a killed driver as failed.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ class DesignSearch(Searcher):
 
     Args:
         path: journal file of the Optuna study (open it with `optuna-dashboard`).
-        name: Optuna study name.
+        name: first part of the Optuna study's name; the second is a hash of the arms, because Optuna lets a study's
+            choices never change.
         points: the (arm, seed) pairs still to be run, in order.
         arms: all arms of the study.
         mode: "max" or "min", the direction of `objective` in the reports.
@@ -35,7 +37,7 @@ class DesignSearch(Searcher):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(path))),
-            study_name=name,
+            study_name=f"{name}-{_digest(arms)}",
             load_if_exists=True,
             direction="maximize" if mode == "max" else "minimize",
             sampler=optuna.samplers.RandomSampler(seed=0),
@@ -81,3 +83,7 @@ class DesignSearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore, see `save`."""
+
+
+def _digest(arms: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(arms).encode()).hexdigest()[:8]

@@ -37,7 +37,8 @@ def match(plan: Plan, budget: int) -> Study:
             f"--match-parameters must be a number that {plan.arms[0].name}, the baseline, can come within 2 % of, but "
             f"got {budget}; see python -m studies.parameter_table for the methods' sizes."
         )
-    return dataclasses.replace(plan.study, arms=lambda profile: matched)
+    # A name of its own: these are other trials than those of the unmatched study, with results of their own.
+    return dataclasses.replace(plan.study, name=f"{plan.study.name}_{budget}", arms=lambda profile: matched)
 
 
 def _matched(arm: Arm, config: TrialConfig, budget: int) -> Arm | str:
@@ -47,11 +48,20 @@ def _matched(arm: Arm, config: TrialConfig, budget: int) -> Arm | str:
     if width is None:
         return "has no width"
     path = f"adapter.{width}"
-    value = solve(lambda n: count(override(config, path, n)), budget)
+    step = next(n for n in range(1, 1000) if _allowed(config, path, n))  # some widths come in groups
+    value = step * solve(lambda n: count(override(config, path, step * n)), budget)
     ours = count(override(config, path, value))
     if abs(ours - budget) > TOLERANCE * budget:
         return f"{ours:,} at {width}={value}"
     return dataclasses.replace(arm, edits=(*arm.edits, change(path, value)))
+
+
+def _allowed(config: TrialConfig, path: str, value: int) -> bool:
+    try:
+        override(config, path, value)
+    except ValueError:
+        return False
+    return True
 
 
 def solve(size: Callable[[int], int], budget: int) -> int:

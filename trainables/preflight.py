@@ -67,9 +67,15 @@ def ray_address(address: str | None) -> str:
 
 def models(configs: Iterable[TrialConfig], data: Data) -> None:
     """Build every distinct model once: what cannot attach, load or keep its features is refused before training."""
-    from sigma_ray import feature_cache, model
+    import torch
 
+    from sigma_ray import feature_cache, model, train
+
+    device, needed = torch.device("cuda" if torch.cuda.is_available() else "cpu"), {}
     for config in configs:
         built = model.build(config, data.info)
         if config.train.cache_features:
-            feature_cache.check_space(built, data, mirror=config.train.horizontal_flip)
+            precision = "bfloat16" if train.wants_bfloat16(config.train, device) else "float32"
+            mirror = config.train.horizontal_flip
+            needed |= feature_cache.needed_bytes(built, data, mirror=mirror, precision=precision)
+    feature_cache.refuse_if_full(needed)

@@ -92,8 +92,8 @@ def _run(
         workers = next(iter(specs.values())).config["num_workers"]
         with cluster.Session(address, workers) as session:
             preflight.models({t.arm: t.config for t in plan.trials if label(t.arm, t.seed) in missing}.values(), opened)
-            ledger.open(results.plan_record(plan, specs), results.environment())
             resources, slots = cluster.slots(session.resources(), workers, flags.jobs)
+            ledger.open(results.plan_record(plan, specs), results.environment())
             failures = train(plan, missing, specs, ledger, folder, resources, slots)
     else:
         ledger.open(results.plan_record(plan, specs), results.environment())

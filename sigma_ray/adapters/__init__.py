@@ -52,7 +52,8 @@ def attach(backbone: Backbone, name: str, **options: object) -> Backbone:
     if unknown:
         known = ", ".join(fields) or "none"
         raise ValueError(f"options of adapter {name} must be among: {known}; but got {', '.join(unknown)}.")
-    config = method.Config(**{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()})
+    config = method.Config(**{key: tuple(v) if isinstance(v, list) else v for key, v in options.items()})
+    backbone.weights_id()  # of the weights before anything trains them
     method.attach(backbone, config)
     backbone.adapter_options = dataclasses.asdict(config)
     return backbone

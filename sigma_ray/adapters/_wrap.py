@@ -3,7 +3,6 @@
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sigma_ray.adapters import _inject
@@ -46,7 +45,7 @@ def with_weights(base: Any, weight: Tensor, bias: Tensor | None) -> Any:
 
 def zeros_bias(base: Any) -> Tensor:
     """Return the layer's bias, or the zeros that it amounts to."""
-    return base.bias if base.bias is not None else torch.zeros_like(base.weight[:, 0].flatten())
+    return base.bias if base.bias is not None else base.weight.new_zeros(len(base.weight))
 
 
 def fold_inputs(backbone: Backbone) -> None:

@@ -4,8 +4,8 @@
 
 with y the sub-layer's output after LayerScale, before the residual add.
 
-No LayerNorm inside. W_u and b_u start at zero, so that the network starts as the frozen backbone. Parameters:
-2 (2dm + m + d) per block; 2,379,264 at m = 64 on a ViT-B.
+No LayerNorm inside, and by default no dropout, as in the paper (Mona's code has 0.1). W_u and b_u start at zero, so
+that the network starts as the frozen backbone. Parameters: 2 (2dm + m + d) per block; 2,379,264 at m = 64 on a ViT-B.
 """
 
 from dataclasses import dataclass

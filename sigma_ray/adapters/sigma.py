@@ -54,7 +54,8 @@ class Config:
         dw_reduce: `mean` or `sum` of the branches.
         pw_residual: add S to Z, Mona's second skip.
         fusion: False removes DW and PW; H is modulated by one dynamic pair (unless `none`), then GELU and up.
-        prefix: prefix tokens `bypass` the module, or pass through it as 1x1 maps (`center_tap`).
+        prefix: prefix tokens `bypass` the module, or pass through it as 1x1 maps (`center_tap`), each
+            its own mean where `mod_input` is pooled.
         position: on the stream (`post_residual`) or on the sub-layer's output (`pre_residual`).
         attn: attach after attention.
         ffn: attach after feed-forward.
@@ -225,11 +226,13 @@ def attach(backbone: Backbone, cfg: Config) -> None:
     width, num_branches, concat = cfg.bottleneck_dim, len(cfg.kernel_sizes), cfg.pw_input == "concat"
 
     def make(dim: int) -> Sigma:
-        fusion = Fusion(width, cfg.kernel_sizes, concat, cfg.dw_reduce == "mean", cfg.pw_residual)
+        fusion = None
+        if cfg.fusion:
+            fusion = Fusion(width, cfg.kernel_sizes, concat, cfg.dw_reduce == "mean", cfg.pw_residual)
         return Sigma(
             dim,
             width,
-            fusion if cfg.fusion else None,
+            fusion,
             make_modulation(width, num_branches, cfg.modulation, concat, cfg.fusion),
             pooled=cfg.mod_input == "pooled",
             center_tap=cfg.prefix == "center_tap",

@@ -59,7 +59,7 @@ def attach(backbone: Backbone, cfg: Config) -> None:
         if parent_name.split(".")[0] == "neck":
             continue
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear | nn.LayerNorm | nn.Conv2d) and name != "neck":
+            if isinstance(child, nn.Linear | nn.LayerNorm | nn.Conv2d):
                 setattr(parent, name, ScaleShift(child))
 
 

@@ -12,8 +12,10 @@ convolution, A(v) = W_u phi(W_d v). Prefix tokens are 1x1 maps, so they meet the
 
 Published: the parts, and the totals. From the authors' code: QuickGELU on both sides, the projection d -> 64 -> z, the
 sum over t where equation (7) has the mean. Inferred from the totals: r = 32, z = 64. Not known: T (8 is used; up to 22
-print the same total) and s. W_d, w_1 and w_2 are Xavier, W_u and biases zero: the network starts as the frozen
-backbone. Parameters: 24 (2dr + r + d + 64d + 64 + 64z + z) + 2 (9rz + 9r + r z^2 + rz) + Tz; 2,784,064 on a ViT-B.
+print the same total) and s. W_d, w_1 and w_2 are Xavier with zero biases, the projection as torch initialises it, W_u
+and b_u zero: the network starts as the frozen backbone.
+
+Parameters: 24 (2dr + r + d + 64d + 64 + 64z + z) + 2 (9rz + 9r + r z^2 + rz) + Tz; 2,784,064 on a ViT-B.
 """
 
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ never uses (2 d parameters of their totals); it is left out. `parts` takes the m
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,8 @@ from sigma_ray.checks import non_negative, one_of, positive
 
 STARTS_EQUAL = False
 
+Run = Callable[[Any, Tensor, tuple[int, int]], Tensor]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -41,7 +43,7 @@ class Config:
 
     Attributes:
         num_task_blocks: number K_t of copied blocks.
-        num_prior_blocks: number K_p of selected block outputs.
+        num_prior_blocks: number K_p of selected block outputs; a single one is the last block's.
         start: first block, counted from 0, that `uniform` may select.
         selection: `uniform`, `last` or `sparse_gate`.
         parts: `both` heads, `task` or `prior` alone, or `sum`: both, added instead of fused.
@@ -129,15 +131,18 @@ class Split(nn.Module):
         prior = self.selected if self.prior is not None else []
         return sorted({*prior, *([self.split] if self.task is not None else [])})
 
-    def forward(self, streams: Mapping[int, Tensor], norm: nn.Module, grid: tuple[int, int]) -> Tensor:
-        """Compute the feature map (B, D, h, w) of the token streams (B, N, D) after the blocks that it reads."""
+    def forward(self, streams: Mapping[int, Tensor], norm: nn.Module, grid: tuple[int, int], run: Run) -> Tensor:
+        """Compute the feature map (B, D, h, w) of the token streams (B, N, D) after the blocks that it reads.
+
+        `run(block, x_BND, grid)` runs a block as the backbone would, with checkpointed gradients if so.
+        """
         maps = []
         if self.prior is not None:
             maps.append(self._prior(streams, norm, grid))
         if self.task is not None:
             x_BND = streams[self.split].detach()
             for block in self.task:
-                x_BND = block(x_BND, grid)
+                x_BND = run(block, x_BND, grid)
             maps.append(to_map(norm(patches(x_BND, grid)), grid))
         if self.fusion is not None:
             return self.fusion(torch.cat(maps, dim=1))
@@ -171,7 +176,8 @@ def attach(backbone: Backbone, cfg: Config) -> None:
     depth = len(backbone.blocks)
     selected = _selection(cfg, depth)
     distinct = all(a < b for a, b in itertools.pairwise(selected)) and selected[0] >= 0
-    if cfg.num_task_blocks >= depth or cfg.num_prior_blocks > depth or not distinct:
+    prior_fits = cfg.parts == "task" or (cfg.num_prior_blocks <= depth and distinct)
+    if (cfg.parts != "prior" and cfg.num_task_blocks >= depth) or not prior_fits:
         raise ValueError(
             f"vit_split must find its blocks among the {depth} of {backbone.name}, but got num_task_blocks="
             f"{cfg.num_task_blocks}, num_prior_blocks={cfg.num_prior_blocks}, start={cfg.start}; lower them."

@@ -53,7 +53,7 @@ class Prompts(nn.Module):
 
     def forward(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         """Transform (B, N, D) tokens into (B, prefix + P + h w, D)."""
-        prompts_BPD = self.dropout(self.tokens).to(x_BND.dtype).expand(len(x_BND), -1, -1)
+        prompts_BPD = self.dropout(self.tokens.to(x_BND.dtype).expand(len(x_BND), -1, -1))
         patches = x_BND[:, x_BND.shape[1] - grid[0] * grid[1] :]
         return torch.cat([x_BND[:, : self.num_prefix], prompts_BPD, patches], dim=1)
 
@@ -64,7 +64,7 @@ def attach(backbone: Backbone, cfg: Config) -> None:
     Raises:
         ValueError: the backbone attends in windows, or a method is attached already.
     """
-    _inject.only_on(backbone, "vpt", ("vit",), "prompts have no place in windows with relative positions")
+    _inject.only_on(backbone, "vpt", ("vit",), "prompts inside attention windows are not implemented")
     _inject.claim(backbone, "vpt")
     bound = math.sqrt(6 / (3 * backbone.patch_size**2 + backbone.embed_dim))
     device = next(backbone.parameters()).device

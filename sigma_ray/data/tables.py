@@ -74,8 +74,8 @@ class Table:
         """Number of samples."""
         return int(self._ends[-1])
 
-    def take(self, indices: np.ndarray | Iterable[int]) -> dict[str, np.ndarray]:
-        """Copies of the samples `indices`, in that order, stacked: (len(indices), *shape) per column.
+    def take(self, indices: np.ndarray | Iterable[int], columns: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+        """Copies of the samples `indices`, in that order, stacked: (len(indices), *shape) per column, by default all.
 
         Raises:
             IndexError: an index outside 0 .. len - 1.
@@ -85,11 +85,12 @@ class Table:
             raise IndexError(f"indices must lie in 0 .. {len(self) - 1}, but got {rows.min()} .. {rows.max()}.")
         chunks = np.searchsorted(self._ends, rows, side="right")
         starts = np.concatenate([[0], self._ends])
-        result = {name: np.empty((len(rows), *self.shapes[name]), self.dtypes[name]) for name in self._views}
+        names = self._views if columns is None else columns
+        result = {name: np.empty((len(rows), *self.shapes[name]), self.dtypes[name]) for name in names}
         for chunk in np.unique(chunks):
             chosen = np.nonzero(chunks == chunk)[0]
-            for name, views in self._views.items():
-                result[name][chosen] = views[chunk][rows[chosen] - starts[chunk]]
+            for name in result:
+                result[name][chosen] = self._views[name][chunk][rows[chosen] - starts[chunk]]
         return result
 
 

@@ -1,7 +1,8 @@
 """What backbones of every family share: freezing, feature maps, sizes; the places where adapters attach."""
 
+import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Backbone(nn.Module):
             less memory, more time.
         norm: the final norm of the token stream; the identity where there is none.
         neck: what the map of the last block goes through; the identity where there is none.
-        sites: holds at most `output`, called as `module(streams, norm, grid) -> (B, D, h, w)` with the token
+        sites: holds at most `output`, called as `module(streams, norm, grid, run) -> (B, D, h, w)` with the token
             streams after the blocks that its `reads` lists, by their number; its map then replaces the list of
             feature maps (ViT-Split). Where there is a neck the map goes through it, as the last block's does.
     """
@@ -62,10 +63,17 @@ class Backbone(nn.Module):
         self.adapter: str | None = None
         self.adapter_options: dict[str, Any] = {}
         self.gradient_checkpointing = False
+        self._content = ""
         self._take(model)
         self.out_indices = (len(self.blocks) - 1,)
         self.requires_grad_(False)
         self.set_frozen(True)
+
+    def weights_id(self) -> str:
+        """Stand for the frozen weights: the SHA-256 of their file, else of themselves as they were at `attach`."""
+        if self.weights_sha256 is None and self.adapter is None:
+            self._content = content_hash(self.state_dict())
+        return self.weights_sha256 or f"content:{self._content}"
 
     @staticmethod
     def fit_weights(state: dict[str, Any], model: Any) -> dict[str, Tensor]:
@@ -160,7 +168,9 @@ class Backbone(nn.Module):
             if index == last:
                 break
         if output is not None:
-            return [self.neck(output({index: stream for index, (stream, _) in kept.items()}, self.norm, grid))]
+            return [
+                self.neck(output({index: stream for index, (stream, _) in kept.items()}, self.norm, grid, self._run))
+            ]
         maps = [self._map(stream, cells) for stream, cells in kept.values()]
         if last == len(self.blocks) - 1:
             maps[-1] = self.neck(maps[-1])
@@ -221,6 +231,16 @@ class Backbone(nn.Module):
     def _map(self, x_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         """Turn the stream after a block into its map (B, D, h, w), without the neck."""
         return to_map(self.norm(patches(x_BND, grid)), grid)
+
+
+def content_hash(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors and their names; of the names alone on the meta device."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(name.encode())
+        if not tensor.is_meta:
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def patches(x_BND: Tensor, grid: tuple[int, int]) -> Tensor:

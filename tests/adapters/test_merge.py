@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sigma_ray import adapters
+from sigma_ray.backbone import wrap
 
 IMAGES = torch.randn(2, 3, 16, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 ABLE = {
@@ -41,6 +42,19 @@ def test_merged_output_is_the_unmerged_one(make_backbone, name, options):
     assert set(backbone.state_dict()) - biases == names
     assert adapters.trainable_parameters(backbone) == 0 and backbone.adapter is None
     adapters.attach(backbone, "adapter")
+
+
+def test_layers_without_bias_get_one(tiny_vit):
+    """CLIP's patch projection has none."""
+
+    def make():
+        torch.manual_seed(0)
+        return wrap(tiny_vit("class_token", pre_norm=True), "clip")
+
+    assert make().patch_embed.proj.bias is None
+    backbone = adapters.attach(make(), "ssf").double().eval()
+    expected = backbone(IMAGES)[0]
+    torch.testing.assert_close(adapters.merge(backbone)(IMAGES)[0], expected)
 
 
 def test_the_able_are_these():

@@ -60,7 +60,7 @@ class Last(nn.Module):
 
     reads = (1, 3)
 
-    def forward(self, streams, norm, grid):
+    def forward(self, streams, norm, grid, run):
         assert {index: stream.shape for index, stream in streams.items()} == {1: (1, 32, 24), 3: (1, 32, 24)}
         return backbones.to_map(norm(backbones.patches(streams[3], grid)), grid)
 

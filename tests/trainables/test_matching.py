@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sigma_ray.study import Arm, Study, make_plan, replace
+from studies.compare_methods import STUDY
 from trainables import matching
 
 
@@ -23,6 +24,15 @@ def test_every_arm_gets_the_budget_within_two_percent(capsys):
     assert after.differences()["lora"] == "adapter.name=lora, adapter.rank=16"
     note = capsys.readouterr().err
     assert "36,500 parameters cannot be matched by fixed (has no width), vfm_adapter (137,886 at bottleneck" in note
+
+
+def test_every_method_is_matched_or_named(capsys):
+    before = make_plan(STUDY, "demo", num_seeds=1)
+    study = matching.match(before, 36_000)
+    kept, note = {arm.name for arm in study.arms("demo")}, capsys.readouterr().err
+    assert kept >= {"sigma", "adapter", "adaptformer", "arc", "fact", "repadapter", "vpt"}
+    assert all(arm.name in kept or f"{arm.name} (" in note for arm in before.arms)
+    assert study.name == "compare_methods_36000"
 
 
 def test_a_budget_that_the_baseline_cannot_meet_is_refused():

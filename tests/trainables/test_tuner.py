@@ -143,7 +143,9 @@ def test_optuna_study_holds_the_design(study):
 
     folder, _, _, _ = study
     storage = JournalStorage(JournalFileBackend(str(folder / "results/tiny/optuna.log")))
-    trials = optuna.load_study(study_name="tiny", storage=storage).get_trials()
+    (name,) = optuna.get_all_study_names(storage)
+    assert name.startswith("tiny-")
+    trials = optuna.load_study(study_name=name, storage=storage).get_trials()
     assert sorted((t.params["arm"], t.params["seed"]) for t in trials) == [
         ("fixed", 0),
         ("fixed", 1),
