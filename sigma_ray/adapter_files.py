@@ -130,8 +130,9 @@ def load_adapter(path: Path | str, backbone: Backbone, *, head: nn.Module | None
         _check_head(path, head, found.part("head"))
     if backbone.adapter is None:
         adapters.attach(backbone, found.method, **found.options)
-    elif backbone.adapter != found.method or _config(found.method, found.options) != _config(
-        backbone.adapter, backbone.adapter_options
+    # As checked options: those that an older file does not know have their defaults.
+    elif backbone.adapter != found.method or component("adapter", found.method, **found.options) != component(
+        "adapter", backbone.adapter, **backbone.adapter_options
     ):
         raise ValueError(
             f"{path} holds {found.method} with {found.options}, but the backbone has {backbone.adapter} with "
@@ -154,8 +155,3 @@ def _check_head(path: Path | str, head: nn.Module, saved: Mapping[str, Tensor]) 
             f"the head must be the one saved in {path}, but {len(wrong)} of its tensors differ: {name} is "
             f"{wanted.get(name)} and {shapes.get(name)} in the file."
         )
-
-
-def _config(method: str, options: Mapping[str, Any]) -> Any:
-    """The checked options; those that a file does not know yet have their defaults."""
-    return component("adapter", method, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})

@@ -29,9 +29,9 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         """Disconnect; a cluster that was started here ends."""
-        # In the thread that connected, and before it ends: the kernel stops a thread's children with it.
         self._resources.cancel()
         try:
+            # In the thread that connected, and before it ends: the kernel stops a thread's children with it.
             self._pool.submit(_disconnect).result()
         finally:
             self._pool.shutdown()

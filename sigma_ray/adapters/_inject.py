@@ -43,9 +43,14 @@ def insert(backbone: Backbone, sites: Iterable[str], make: Callable[[int], nn.Mo
     sites = tuple(sites)
     blocks: Any = list(backbone.blocks)
     half = len(blocks) // 2
-    chosen = {"all": blocks, "first_half": blocks[:half], "last_half": blocks[half:], "every_second": blocks[::-2]}
-    for block in blocks:
-        for site in sites if block in chosen[which] else ():
+    chosen = {
+        "all": blocks,
+        "first_half": blocks[:half],
+        "last_half": blocks[half:],
+        "every_second": blocks[::-2][::-1],
+    }
+    for block in chosen[which]:
+        for site in sites:
             block.add_site(site, make(block.dim).to(device))
 
 

@@ -208,9 +208,10 @@ class Backbone(nn.Module):
 
     def from_prefix(self, kept_BSND: Tensor, height: int, width: int) -> list[Tensor]:
         """Compute the maps of images of `height` x `width` pixels from their `prefix`."""
-        grid, count = self.patch_grid(height, width), self.cacheable_blocks()
-        cached = [(i, (kept_BSND[:, n], grid)) for n, i in enumerate(self.cached_streams())]
-        return self._maps(itertools.chain(cached, enumerate(self._onward(kept_BSND[:, -1], count, grid), count)), grid)
+        grid, wanted = self.patch_grid(height, width), self.cached_streams()
+        cached = [(index, (kept_BSND[:, n], grid)) for n, index in enumerate(wanted)]
+        start = wanted[-1] + 1
+        return self._maps(itertools.chain(cached, enumerate(self._onward(kept_BSND[:, -1], start, grid), start)), grid)
 
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
         """Count the patches (rows, columns) of an image given in pixels.
