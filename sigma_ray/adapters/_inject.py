@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sigma_ray.backbone import Backbone
 
@@ -89,6 +90,25 @@ def xavier_linear(in_features: int, out_features: int, bias: bool = True) -> nn.
 def quick_gelu(x: Tensor) -> Tensor:
     """Compute x sigmoid(1.702 x), the approximation of GELU that ConvPass and VFM-Adapter use."""
     return x * torch.sigmoid(1.702 * x)
+
+
+def convolve(u_BNR: Tensor, kernel_BRR33: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Filter each image's patch map with its own 3x3 kernel, or all with the one there is: (B, N, R) -> (B, N, R).
+
+    Each prefix token is a 1x1 map of its own, so it meets the kernel's centre tap only.
+    """
+    num_prefix = u_BNR.shape[1] - grid[0] * grid[1]
+    u_BRHW = u_BNR[:, num_prefix:].unflatten(1, grid).permute(0, 3, 1, 2)
+    if len(kernel_BRR33) == 1:
+        mixed_BRHW = F.conv2d(u_BRHW, kernel_BRR33[0], padding=1)
+    else:
+        # One grouped convolution over all images' channels: a group is an image.
+        together, kernels = u_BRHW.reshape(1, -1, *grid), kernel_BRR33.flatten(0, 1)
+        mixed_BRHW = F.conv2d(together, kernels, padding=1, groups=len(u_BNR)).view(u_BRHW.shape)
+    mixed_BMR = mixed_BRHW.flatten(2).transpose(1, 2)
+    if not num_prefix:
+        return mixed_BMR
+    return torch.cat([u_BNR[:, :num_prefix] @ kernel_BRR33[..., 1, 1].transpose(1, 2), mixed_BMR], dim=1)
 
 
 def xavier_vector(size: int) -> Tensor:

@@ -12,15 +12,13 @@ ViT-B.
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sigma_ray.adapters import _inject
 from sigma_ray.backbone import Backbone
 from sigma_ray.checks import fraction, positive
 
-# Shapes: B images, N tokens (prefix, then M patches), P prefix tokens, D backbone and R bottleneck channels.
+# Shapes: B images, N tokens (prefix, then patches), D backbone and R bottleneck channels.
 
 STARTS_EQUAL = True
 
@@ -61,13 +59,7 @@ class ByPass(nn.Module):
     def forward(self, v_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         """Compute the term of normalised tokens (B, N, D) with a patch `grid` (h, w)."""
         u_BNR = _inject.quick_gelu(self.down(v_BND))
-        num_prefix = u_BNR.shape[1] - grid[0] * grid[1]
-        prefix_BPR, patches_BMR = u_BNR[:, :num_prefix], u_BNR[:, num_prefix:]
-        mixed_BRHW = self.conv(patches_BMR.unflatten(1, grid).permute(0, 3, 1, 2))
-        mixed_BNR = mixed_BRHW.flatten(2).transpose(1, 2)
-        if num_prefix:
-            centre = F.linear(prefix_BPR, self.conv.weight[:, :, 1, 1], self.conv.bias)
-            mixed_BNR = torch.cat([centre, mixed_BNR], dim=1)
+        mixed_BNR = _inject.convolve(u_BNR, self.conv.weight[None].to(u_BNR.dtype), grid) + self.conv.bias.to(u_BNR.dtype)
         return self.scale * self.up(self.dropout(_inject.quick_gelu(mixed_BNR)))
 
 

@@ -147,29 +147,9 @@ class Branch(nn.Module):
         """Compute the term of normalised tokens (B, N, D) with a patch `grid` (h, w)."""
         u_BNR = _inject.quick_gelu(self.down(v_BND))
         if self.kernel is not None:
-            u_BNR = _inject.quick_gelu(self._mapped(u_BNR, v_BND, grid))
+            kernel_BRR33 = self.kernel(v_BND[:, v_BND.shape[1] - grid[0] * grid[1] :])
+            u_BNR = _inject.quick_gelu(_inject.convolve(u_BNR, kernel_BRR33.to(u_BNR.dtype), grid))
         return self.scale * self.up(self.dropout(u_BNR))
-
-    def _mapped(self, u_BNR: Tensor, v_BND: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Filter the map of `u_BNR` with the kernel that `v_BND` asks for."""
-        assert self.kernel is not None
-        num_prefix = v_BND.shape[1] - grid[0] * grid[1]
-        kernel_BRR33 = self.kernel(v_BND[:, num_prefix:])
-        mixed_BMR = _convolve(u_BNR[:, num_prefix:], kernel_BRR33.to(u_BNR.dtype), grid)
-        if num_prefix:
-            centre_BRR = kernel_BRR33[..., 1, 1].transpose(1, 2).to(u_BNR.dtype)
-            mixed_BMR = torch.cat([u_BNR[:, :num_prefix] @ centre_BRR, mixed_BMR], dim=1)
-        return mixed_BMR
-
-
-def _convolve(u_BMR: Tensor, kernel_BRR33: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Filter each image's map with its own kernel, or all with the one there is: (B, M, R) -> (B, M, R)."""
-    u_BRHW = u_BMR.unflatten(1, grid).permute(0, 3, 1, 2)
-    if len(kernel_BRR33) == 1:
-        return F.conv2d(u_BRHW, kernel_BRR33[0], padding=1).flatten(2).transpose(1, 2)
-    # One grouped convolution over all images' channels: a group is an image.
-    together = F.conv2d(u_BRHW.reshape(1, -1, *grid), kernel_BRR33.flatten(0, 1), padding=1, groups=len(u_BMR))
-    return together.view(u_BRHW.shape).flatten(2).transpose(1, 2)
 
 
 def attach(backbone: Backbone, cfg: Config) -> None:
