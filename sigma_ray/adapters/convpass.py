@@ -59,7 +59,8 @@ class ByPass(nn.Module):
     def forward(self, v_BND: Tensor, grid: tuple[int, int]) -> Tensor:
         """Compute the term of normalised tokens (B, N, D) with a patch `grid` (h, w)."""
         u_BNR = _inject.quick_gelu(self.down(v_BND))
-        mixed_BNR = _inject.convolve(u_BNR, self.conv.weight[None].to(u_BNR.dtype), grid) + self.conv.bias.to(u_BNR.dtype)
+        kernel, bias = self.conv.weight.to(u_BNR.dtype), self.conv.bias.to(u_BNR.dtype)
+        mixed_BNR = _inject.convolve(u_BNR, kernel[None], grid) + bias
         return self.scale * self.up(self.dropout(_inject.quick_gelu(mixed_BNR)))
 
 
