@@ -5,16 +5,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Labels and geometry of a data set.
+    """Labels and geometry of a data set; what its task does not use stays at its default.
 
     Attributes:
+        image_size: (height, width) in pixels of what the model is trained on, and tested on.
         num_classes: labels are 0 .. num_classes - 1.
         class_names: one name per label.
-        image_size: (height, width) of every sample, in pixels.
         ignore_index: mask value that neither loss nor metric counts.
+        category_ids: the labels' numbers in the data set's own annotations (COCO's have gaps); empty: label + 1.
+        window_stride: (rows, columns) between windows of `image_size` that slide over a test image; None: whole images.
+        max_depth: in metres; depth beyond it is neither predicted nor counted.
+        min_depth: in metres; depth below it is not counted.
+        depth_crop: part of a test image that depth metrics look at: "none" (all) or "eigen" (NYUv2's).
     """
 
-    num_classes: int
-    class_names: tuple[str, ...]
     image_size: tuple[int, int]
+    num_classes: int = 0
+    class_names: tuple[str, ...] = ()
     ignore_index: int = 255
+    category_ids: tuple[int, ...] = ()
+    window_stride: tuple[int, int] | None = None
+    max_depth: float = 10.0
+    min_depth: float = 1e-3
+    depth_crop: str = "none"
