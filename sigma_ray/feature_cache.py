@@ -9,7 +9,7 @@ to keep, and run as always.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sigma_ray.config import CODE_VERSION
-from sigma_ray.data import SPLITS, tables
+from sigma_ray.data import SPLITS, Draws, tables
 from sigma_ray.model import Model
 
 FORMAT = 1
@@ -27,28 +27,29 @@ MIRRORED = "train_mirrored"
 
 
 class FeatureTable:
-    """One split: features in place of images, with the data's masks."""
+    """One split: features in place of images, with the data's own targets."""
 
-    def __init__(self, plain: tables.Table, mirrored: tables.Table | None, masks: Any) -> None:
-        """Join the tables of a split; `masks` is the data's own."""
-        self._plain, self._mirrored, self._masks = plain, mirrored, masks
+    def __init__(self, plain: tables.Table, mirrored: tables.Table | None, data: Any) -> None:
+        """Join the tables of a split; `data` is the data's own."""
+        self._plain, self._mirrored, self._data = plain, mirrored, data
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(self._plain)
 
-    def take(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Samples at `indices`: `image` holds features (B, S, N, D) float32; mirrored ones where told so."""
-        masks = self._masks.take(indices, ["mask"])["mask"]
-        if mirrored is None or not mirrored.any():
-            return {"image": self._plain.take(indices)["features"], "mask": masks}
-        if self._mirrored is None:
-            raise ValueError("only training images have mirrored features.")
-        turned = self._mirrored.take(indices[mirrored])["features"]
+    def take(self, indices: np.ndarray, columns: Sequence[str]) -> dict[str, np.ndarray]:
+        """Samples at `indices` with `columns`; `image` holds features (B, S, N, D) float32."""
+        return self._data.take(indices, columns) | {"image": self._plain.take(indices, ("features",))["features"]}
+
+    def augmented(self, indices: np.ndarray, columns: Sequence[str], draws: Draws) -> dict[str, np.ndarray]:
+        """The same, mirrored where `draws` says so."""
+        if self._mirrored is None or not draws.mirrored.any():
+            return self.take(indices, columns)
+        turned = self._mirrored.take(indices[draws.mirrored], ("features",))["features"]
         features = np.empty((len(indices), *turned.shape[1:]), turned.dtype)
-        features[mirrored], features[~mirrored] = turned, self._plain.take(indices[~mirrored])["features"]
-        masks[mirrored] = masks[mirrored][..., ::-1]
-        return {"image": features, "mask": masks}
+        features[draws.mirrored] = turned
+        features[~draws.mirrored] = self._plain.take(indices[~draws.mirrored], ("features",))["features"]
+        return self._data.augmented(indices, columns, draws) | {"image": features}
 
 
 class FeatureData:
@@ -153,7 +154,7 @@ def _batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     table, device = data.split("train" if name == MIRRORED else name), next(model.parameters()).device
     for start in range(0, len(table), batch_size):
-        images = table.take(np.arange(start, min(start + batch_size, len(table))))["image"]
+        images = table.take(np.arange(start, min(start + batch_size, len(table))), ())["image"]
         inputs = torch.from_numpy(np.ascontiguousarray(images[..., ::-1]) if name == MIRRORED else images)
         with autocast:
             features = model.features(inputs.to(device))

@@ -180,6 +180,9 @@ class Runs:
                 fresh.append((name, step, value))
         self._write(known.run_id, fresh, event["time"])
 
+    def _add(self, event: Event, _: bool) -> None:
+        self._upload(self._known()[event["key"]].run_id, event["artifacts"], event["folder"])
+
     def _finish(self, event: Event, _: bool) -> None:
         known = self._known()[event["key"]]
         last = self._last(known)
@@ -267,13 +270,13 @@ class Runs:
             metrics = [Metric(name, value, time_ms, step) for name, step, value in chunk]
             self.client.log_batch(run_id, metrics=metrics)
 
-    def _upload(self, run_id: str, paths: Sequence[str]) -> None:
-        """Store files and folders by their names; one that is gone by now is warned of and left out."""
+    def _upload(self, run_id: str, paths: Sequence[str], below: str | None = None) -> None:
+        """Store files, in the folder `below` if there is one, and folders by their names; one that is gone by now is warned of and left out."""
         for path in map(Path, paths):
             if path.is_dir():
                 self.client.log_artifacts(run_id, str(path), path.name)
             elif path.exists():
-                self.client.log_artifact(run_id, str(path))
+                self.client.log_artifact(run_id, str(path), below)
             else:
                 logger.warning("The file %s is gone and could not be stored in MLflow run %s.", path, run_id)
 

@@ -91,6 +91,10 @@ class Ledger:
         """Record points {"step": n, metric: value, ...}; leaves out non-numbers and steps stored before."""
         self._put("log", key=trial_key, points=[[int(point["step"]), _numbers(point)] for point in points])
 
+    def add(self, trial_key: str, folder: str, paths: Iterable[Path | str]) -> None:
+        """Record files in a folder of the trial's artifacts; they must stay where they are until the trial ends."""
+        self._put("add", key=trial_key, folder=folder, artifacts=[str(Path(path).absolute()) for path in paths])
+
     def finish(self, trial_key: str, metrics: Mapping[str, Any], artifacts: Iterable[Path | str] = ()) -> None:
         """Record a trial's end with its final metrics (stored at its last step) and its files or folders."""
         paths = [str(Path(path).absolute()) for path in artifacts]
