@@ -40,7 +40,7 @@ class Model(nn.Module):
         else:
             size = torch.Size(self.image_size or ())
             maps = self.backbone.from_prefix(images, *size)
-        return self.head.predict(maps, size) if mask is None else self.head.loss(maps, mask)
+        return self.head.predict(maps, size) if mask is None else self.head.loss(maps, {"mask": mask}, size)
 
     def features(self, images: Tensor) -> Tensor:
         """What the frozen leading blocks make of images: (B, S, N, D), see `Backbone.prefix`."""
@@ -84,10 +84,9 @@ def build(config: TrialConfig, info: Info) -> Model:
     torch.manual_seed(config.seed)
     head = heads.load(components.name_of(config.head)).build(
         config.head,
-        in_channels=backbone.out_channels[-1],
-        stride=backbone.stride,
-        num_classes=info.num_classes,
-        ignore_index=info.ignore_index,
+        in_channels=backbone.out_channels,
+        strides=(backbone.stride,),
+        info=info,
     )
     torch.manual_seed(config.seed)
     adapters.attach(backbone, components.name_of(config.adapter), **dataclasses.asdict(config.adapter))
