@@ -7,8 +7,8 @@ from torch import Tensor
 
 from sigma_ray import sampling
 from sigma_ray.config import TrialConfig
-from sigma_ray.data import Draws
-from sigma_ray.evaluate import Split, targets_of
+from sigma_ray.data import Draws, Split
+from sigma_ray.evaluate import targets_of
 
 
 class Batches:

@@ -1,31 +1,15 @@
 """Evaluation of a model on a data split."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from sigma_ray import tasks
-from sigma_ray.data import Draws, Info
+from sigma_ray.data import Info, Split
 from sigma_ray.inference import predict
 from sigma_ray.model import Model
-
-
-class Split(Protocol):
-    """Samples of one split; `sigma_ray.data` says what they hold."""
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        ...
-
-    def take(self, indices: np.ndarray, columns: Sequence[str]) -> dict[str, Any]:
-        """The samples at `indices` as they are tested: `image` and `columns`."""
-        ...
-
-    def augmented(self, indices: np.ndarray, columns: Sequence[str], draws: Draws) -> dict[str, np.ndarray]:
-        """The same as they are trained on, changed at random as `draws` says."""
-        ...
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -67,6 +51,5 @@ def evaluate(
     for start in starts[shard[0] :: shard[1]]:
         indices = np.arange(start, min(start + batch_size, len(split)))
         sample = split.take(indices, columns)
-        targets = {"index": indices.tolist(), **targets_of(sample, device)}
-        metric.update(predict(model, to_device(sample["image"], device), info), targets)
+        metric.update(predict(model, to_device(sample["image"], device), info), targets_of(sample, device))
     return metric.compute()

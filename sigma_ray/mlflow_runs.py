@@ -1,10 +1,9 @@
 """Events of a study carried to MLflow, each repeatable: sent twice, it leaves what it leaves when sent once.
 
-The only module that imports MLflow. Uses `MlflowClient` alone; the fluent API keeps global state per thread.
+Uses `MlflowClient` alone; the fluent API keeps global state per thread.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from sigma_ray.mlflow_client import connect
 from sigma_ray.spool import Event, Refused
 from sigma_ray.tracker_uri import database_file, redact
 
@@ -36,19 +36,6 @@ class _Known:
     params: set[str]
     metrics: Sequence[str] = ()
     last: dict[str, tuple[int, float]] | None = None
-
-
-def connect(uri: str) -> "MlflowClient":
-    """A quiet client that fails fast, because the spool does the retrying; creates a missing sqlite store."""
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri)
 
 
 class Runs:

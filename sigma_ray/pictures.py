@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from safetensors.numpy import save
 from torch import Tensor
 
-from sigma_ray.data import Info
-from sigma_ray.evaluate import Split, targets_of, to_device
+from sigma_ray.data import Info, Split
+from sigma_ray.evaluate import targets_of, to_device
 from sigma_ray.files import write_atomically
 from sigma_ray.inference import predict
 from sigma_ray.model import Model

@@ -55,13 +55,15 @@ class Trial:
 class Study:
     """One question.
 
-    `arms(profile)` lists the arms at that scale; the first one is the baseline that deltas refer to. `metric` is the
+    `arms(profile)` lists the arms at that scale; the first one is the baseline that deltas refer to. `recipe(profile)`
+    edits what the profile has for all of them, where the question needs another task, head or schedule. `metric` is the
     final metric that decides, in the direction `mode` ("max" or "min"); None is that of the task.
     """
 
     name: str
     question: str
     arms: Callable[[str], Sequence[Arm]]
+    recipe: Callable[[str], Sequence[Edit]] = lambda profile: ()
     metric: str | None = None
     mode: str | None = None
     paper_note: str = ""
@@ -113,8 +115,9 @@ def make_plan(study: Study, profile: str, *, num_seeds: int, settings: Sequence[
     Raises:
         ValueError: an edit that the configuration refuses, or two arms that are the same configuration.
     """
-    task = next((value for path, value in reversed(settings) if path == "task"), None)
-    base = override_all(profiles.load(profile, task), settings)
+    edits = [*((edit.path, edit.value) for edit in study.recipe(profile)), *settings]
+    task = next((value for path, value in reversed(edits) if path == "task"), None)
+    base = override_all(profiles.load(profile, task), edits)
     arms = tuple(study.arms(profile))
     configs = {arm.name: _apply(base, arm) for arm in arms}
     for index, arm in enumerate(arms):

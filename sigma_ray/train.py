@@ -15,8 +15,8 @@ from sigma_ray import memory, optim, rng, tasks
 from sigma_ray.batches import Batches
 from sigma_ray.checkpoint import Checkpoints, Snapshot
 from sigma_ray.config import TrainConfig, TrialConfig
-from sigma_ray.data import Info
-from sigma_ray.evaluate import Split, evaluate
+from sigma_ray.data import Info, Split
+from sigma_ray.evaluate import evaluate
 from sigma_ray.failures import CheckpointError, DataError, NonFiniteLossError, OutOfMemoryError
 from sigma_ray.feature_cache import cached
 from sigma_ray.model import Model

@@ -4,6 +4,7 @@ Training processes never talk to MLflow. They report points to the driver, and w
 folder, whose name is the trial key: a trial that is started again, by whatever driver, goes on from there.
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -62,7 +63,7 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
     config = from_dict(spec.config)
     device = _device()
     torch.set_num_threads(_num_threads())
-    data = open_data(spec.config["data"]["name"], config.data, config.task, tasks.columns(config.task, config.head))
+    data = open_data(config.data, config.task, config.head)
     folder, validation = Path(spec.folder), f"val/{tasks.get(config.task).metric}"
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     gallery = Gallery(config, data, folder, device)
@@ -93,18 +94,19 @@ def _keep(spec: Spec, model: Any, gallery: Gallery, final: Mapping[str, float]) 
     from sigma_ray.adapter_files import save_adapter
     from sigma_ray.files import write_atomically
 
-    folder, extra = Path(spec.folder), {"config": json.dumps(spec.config), "trial_key": spec.key}
+    folder, info = Path(spec.folder), dataclasses.asdict(gallery.data.info)
+    extra = {"config": json.dumps(spec.config), "info": json.dumps(info), "trial_key": spec.key}
     save_adapter(folder / MODEL_FILE, model.backbone, head=model.head, task=spec.config["task"], extra=extra)
     pictures.save_examples(folder / EXAMPLES_FILE, gallery.draw(model, "test"))
     write_atomically(folder / FINAL_FILE, json.dumps(final).encode())
 
 
 @functools.lru_cache(maxsize=4)
-def open_data(name: str, config: Any, task: str, columns: tuple[str, ...]) -> Any:
+def open_data(config: Any, task: str, head: Any) -> Any:
     """The data set, opened once per process and shared by its trials."""
-    from sigma_ray import data
+    from sigma_ray import components, data, tasks
 
-    return data.open_data(name, config, task, columns)
+    return data.open_data(components.name_of(config), config, task, tasks.columns(task, head))
 
 
 def _run_workers(spec: Spec) -> None:
