@@ -48,7 +48,7 @@ def main(flags: Flags) -> None:
             for cache in (False, True, True):
                 settings = [*edits, ("adapter", method), ("train.cache_features", cache)]
                 config = override_all(profiles.demo(), settings)
-                opened = data.open_data(components.name_of(config.data), config.data)
+                opened = data.open_data(components.name_of(config.data), config.data, "segmentation", ("mask",))
                 built = model.build(config, opened.info)
                 started = time.perf_counter()
                 scores.append(train.fit(config, built, opened, report=lambda points: None)["test/miou"])

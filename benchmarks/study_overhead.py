@@ -57,7 +57,7 @@ def run_loop(plan: Plan) -> float:
 
     started = time.perf_counter()
     for trial in plan.trials:
-        opened = data.open_data(components.name_of(trial.config.data), trial.config.data)
+        opened = data.open_data(components.name_of(trial.config.data), trial.config.data, "segmentation", ("mask",))
         train.fit(trial.config, model.build(trial.config, opened.info), opened, report=lambda points: None)
     return time.perf_counter() - started
 

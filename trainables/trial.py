@@ -93,7 +93,7 @@ def open_data(name: str, config: Any) -> Any:
     """The data set, opened once per process and shared by its trials."""
     from sigma_ray import data
 
-    return data.open_data(name, config)
+    return data.open_data(name, config, "segmentation", ("mask",))
 
 
 def _run_workers(spec: Spec) -> None:

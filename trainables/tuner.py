@@ -35,7 +35,7 @@ def run_study(plan: Plan, flags: "Flags") -> int:
         tracking.check(flags.tracking_uri)
         address = preflight.ray_address(flags.address)
         first = plan.trials[0].config
-        opened = data.open_data(components.name_of(first.data), first.data)
+        opened = data.open_data(components.name_of(first.data), first.data, "segmentation", ("mask",))
         specs = make_specs(plan, opened.fingerprint, folder)
         ledger = tracking.Ledger(flags.tracking_uri, plan.study.name, folder / "spool")
         try:
