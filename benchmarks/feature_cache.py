@@ -36,7 +36,7 @@ def main(flags: Flags) -> None:
     """Time and print."""
     import torch
 
-    from sigma_ray import components, data, model, profiles, train
+    from sigma_ray import data, model, profiles, train
     from sigma_ray.config import override_all
 
     torch.set_num_threads(flags.threads)
@@ -48,7 +48,7 @@ def main(flags: Flags) -> None:
             for cache in (False, True, True):
                 settings = [*edits, ("adapter", method), ("train.cache_features", cache)]
                 config = override_all(profiles.demo(), settings)
-                opened = data.open_data(components.name_of(config.data), config.data, "segmentation", ("mask",))
+                opened = data.open_for(config)
                 built = model.build(config, opened.info)
                 started = time.perf_counter()
                 scores.append(train.fit(config, built, opened, report=lambda points: None)["test/miou"])

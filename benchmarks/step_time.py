@@ -76,7 +76,7 @@ def measure(flags: Flags, method: str) -> dict[str, float]:
     def step() -> float:
         started = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = model(images, masks)
+            loss = model(images, {"mask": masks})
         loss.backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)

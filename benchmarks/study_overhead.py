@@ -18,7 +18,6 @@ from typing import Annotated
 
 import tyro
 
-from sigma_ray import components
 from sigma_ray.study import Plan, make_plan
 
 
@@ -57,7 +56,7 @@ def run_loop(plan: Plan) -> float:
 
     started = time.perf_counter()
     for trial in plan.trials:
-        opened = data.open_data(components.name_of(trial.config.data), trial.config.data, "segmentation", ("mask",))
+        opened = data.open_for(trial.config)
         train.fit(trial.config, model.build(trial.config, opened.info), opened, report=lambda points: None)
     return time.perf_counter() - started
 

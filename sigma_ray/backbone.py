@@ -11,7 +11,6 @@ blocks with the same sites.
 """
 
 from pathlib import Path
-from typing import Any
 
 from sigma_ray import pretrained, vits
 from sigma_ray.families import wrap
@@ -43,8 +42,7 @@ def load(name: str, weights: str | Path | None = "bundled", image_size: tuple[in
         if weights == "bundled":
             path = pretrained.bundled_file(name)
         elif weights == "hub":
-            cfg: Any = model.pretrained_cfg
-            path = pretrained.hub_file(name, cfg)
+            path = pretrained.hub_file(name)
         else:
             path = Path(weights)
         backbone.weights_sha256 = pretrained.load_file(backbone, model, path)

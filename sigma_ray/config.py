@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sigma_ray import checks, components
+from sigma_ray import checks, components, tasks
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Part of every trial key. Raise it when a change of the code changes results."""
 
 
@@ -30,7 +30,8 @@ class TrainConfig:
     of what is tuned of the pre-trained backbone (full, partial, bitfit, ViT-Split's copies), not of an adapter's own
     parameters. `select` says which step's weights are tested: the best on validation, or the last. `cache_features`
     keeps on disk what leading frozen blocks compute, for the methods that leave any; `gradient_checkpointing` computes
-    the blocks' activations again in the backward pass instead of keeping them.
+    the blocks' activations again in the backward pass instead of keeping them. The `schedule` "step" multiplies the
+    rate by `decay_factor` at every one of `decay_steps`.
     """
 
     num_steps: int
@@ -41,6 +42,8 @@ class TrainConfig:
     weight_decay: float = 0.05
     warmup_steps: int = 0
     schedule: str = "cosine"
+    decay_steps: tuple[int, ...] = ()
+    decay_factor: float = 0.1
     clip_grad_norm: float | None = 1.0
     eval_interval: int | None = None
     eval_batch_size: int = 32
@@ -52,14 +55,19 @@ class TrainConfig:
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "learning_rate", "eval_batch_size", "log_interval"):
+        for name in ("num_steps", "batch_size", "learning_rate", "eval_batch_size", "log_interval", "decay_factor"):
             checks.positive(f"train.{name}", getattr(self, name))
         for name in ("backbone_lr_scale", "weight_decay", "warmup_steps"):
             checks.non_negative(f"train.{name}", getattr(self, name))
         for name in ("micro_batch_size", "clip_grad_norm", "eval_interval"):
             if getattr(self, name) is not None:
                 checks.positive(f"train.{name}", getattr(self, name))
-        checks.one_of("train.schedule", self.schedule, ("cosine", "poly", "constant"))
+        checks.one_of("train.schedule", self.schedule, ("cosine", "poly", "step", "constant"))
+        if (self.schedule == "step") != bool(self.decay_steps):
+            raise ValueError(
+                f"train.decay_steps must be given with train.schedule=step and with no other, but got "
+                f"{self.decay_steps} with {self.schedule}; set both."
+            )
         checks.one_of("train.precision", self.precision, ("auto", "float32", "bfloat16"))
         checks.one_of("train.select", self.select, ("best", "last"))
 
@@ -78,7 +86,8 @@ class TrialConfig:
     num_workers: int = 1
 
     def __post_init__(self) -> None:
-        checks.one_of("task", self.task, ("segmentation",))
+        tasks.get(self.task)
+        self._check_kinds()
         checks.non_negative("seed", self.seed)
         checks.positive("num_workers", self.num_workers)
         if self.train.batch_size % self.num_workers:
@@ -86,6 +95,18 @@ class TrialConfig:
                 f"train.batch_size must be a multiple of num_workers, but got {self.train.batch_size} and "
                 f"{self.num_workers}; the global batch is split evenly."
             )
+
+
+    def _check_kinds(self) -> None:
+        """Refuse a head of another task, and data without its targets."""
+        for kind, fits in (("head", lambda part: part.task == self.task), ("data", lambda part: self.task in part.tasks)):
+            part = getattr(self, kind)
+            if not fits(part):
+                names = [name for name in components.names(kind) if fits(components.config_class(kind, name))]
+                raise ValueError(
+                    f"{kind} must be one for task {self.task} ({', '.join(names)}), but got "
+                    f"{components.name_of(part)}; set {kind}=... or task=..."
+                )
 
 
 def component(kind: str, name: str, **options: Any) -> Any:

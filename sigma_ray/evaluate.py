@@ -1,72 +1,55 @@
-"""Evaluation of a model on a data split, and example predictions for the report."""
+"""Evaluation of a model on a data split."""
 
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save
-from torch import Tensor
 
-from sigma_ray.data import Info
-from sigma_ray.feature_cache import FeatureTable
-from sigma_ray.files import write_atomically
+from sigma_ray import tasks
+from sigma_ray.data import Info, Split
+from sigma_ray.inference import predict
 from sigma_ray.model import Model
-from sigma_ray.tasks import segmentation
 
 
-class Split(Protocol):
-    """A table of samples."""
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        ...
-
-    def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """The samples at `indices`, stacked: `image` (B, 3, H, W) and `mask` (B, H, W), both uint8."""
-        ...
+def to_device(value: Any, device: torch.device) -> Any:
+    """Arrays as tensors on `device`, lists of them as lists; class ids as int64."""
+    if isinstance(value, list):
+        return [to_device(one, device) for one in value]
+    tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else torch.as_tensor(value)
+    return tensor.to(device, non_blocking=True)
 
 
-def fetch(
-    table: Split, indices: np.ndarray, device: torch.device, mirrored: np.ndarray | None = None
-) -> tuple[Tensor, Tensor]:
-    """Images (B, 3, H, W) uint8, or features that stand for them, and masks (B, H, W) int64 on `device`.
-
-    `mirrored` (B,) says which are turned left to right.
-    """
-    sample = table.take(indices) if mirrored is None else _mirror(table, indices, mirrored)
-    images, masks = torch.from_numpy(sample["image"]), torch.from_numpy(sample["mask"])
-    return images.to(device, non_blocking=True), masks.to(device, non_blocking=True).long()
-
-
-def _mirror(table: Split, indices: np.ndarray, mirrored: np.ndarray) -> dict[str, np.ndarray]:
-    if isinstance(table, FeatureTable):
-        return table.take(indices, mirrored)
-    sample = table.take(indices)
-    for values in sample.values():
-        values[mirrored] = values[mirrored][..., ::-1]
-    return sample
+def targets_of(sample: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """All of a batch but its images, on `device`; masks of class ids as int64."""
+    targets = {name: to_device(value, device) for name, value in sample.items() if name != "image"}
+    if isinstance(targets.get("mask"), torch.Tensor):
+        targets["mask"] = targets["mask"].long()
+    return targets
 
 
 @torch.inference_mode()
 def evaluate(
-    model: Model, table: Split, *, info: Info, device: torch.device, batch_size: int, shard: tuple[int, int] = (0, 1)
+    model: Model,
+    split: Split,
+    *,
+    task: str,
+    columns: Sequence[str],
+    info: Info,
+    device: torch.device,
+    batch_size: int,
+    shard: tuple[int, int] = (0, 1),
 ) -> dict[str, float]:
-    """Metrics of `model` over `table`; under `torch.distributed` each rank takes its `shard` (rank, world)."""
+    """Metrics of `model` over `split`; exact under `torch.distributed`.
+
+    Each rank takes whole batches in turn, `shard` = (rank, world), so that every image meets the same others
+    whatever the number of workers: matrix products round by the shape of their operands.
+    """
     model.eval()
-    metric = segmentation.Metric(info.num_classes, info.ignore_index, device)
-    mine = np.arange(shard[0], len(table), shard[1])
-    for start in range(0, len(mine), batch_size):
-        images, masks = fetch(table, mine[start : start + batch_size], device)
-        metric.update(model(images), masks)
+    metric = tasks.load(task).Metric(info, device)
+    starts = range(0, len(split), batch_size)
+    for start in starts[shard[0] :: shard[1]]:
+        indices = np.arange(start, min(start + batch_size, len(split)))
+        sample = split.take(indices, columns)
+        metric.update(predict(model, to_device(sample["image"], device), info), targets_of(sample, device))
     return metric.compute()
-
-
-@torch.inference_mode()
-def save_examples(model: Model, table: Split, path: Path, *, device: torch.device, count: int = 4) -> None:
-    """Write the first `count` samples with their predictions: `image`, `target`, `prediction`, all uint8."""
-    model.eval()
-    indices = np.arange(min(count, len(table)))
-    images, masks = fetch(table, indices, device)
-    tensors = {"image": images, "target": masks, "prediction": model(images).argmax(1)}
-    write_atomically(path, save({name: t.cpu().numpy().astype(np.uint8) for name, t in tensors.items()}))

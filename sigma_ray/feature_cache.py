@@ -9,7 +9,7 @@ to keep, and run as always.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from sigma_ray.config import CODE_VERSION
-from sigma_ray.data import SPLITS, tables
+from sigma_ray.data import SPLITS, Draws, tables
+from sigma_ray.data._decoded import Decoded, mirror
 from sigma_ray.model import Model
 
 FORMAT = 1
@@ -27,28 +28,32 @@ MIRRORED = "train_mirrored"
 
 
 class FeatureTable:
-    """One split: features in place of images, with the data's masks."""
+    """One split: features in place of images, with the data's own targets."""
 
-    def __init__(self, plain: tables.Table, mirrored: tables.Table | None, masks: Any) -> None:
-        """Join the tables of a split; `masks` is the data's own."""
-        self._plain, self._mirrored, self._masks = plain, mirrored, masks
+    def __init__(self, plain: tables.Table, mirrored: tables.Table | None, data: Decoded, width: int) -> None:
+        """Join the tables of a split; `data` is the data's own, with images `width` pixels wide."""
+        self._plain, self._mirrored, self._data, self._width = plain, mirrored, data, width
+        self.columns = data.columns
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(self._plain)
 
-    def take(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Samples at `indices`: `image` holds features (B, S, N, D) float32; mirrored ones where told so."""
-        masks = self._masks.take(indices, ["mask"])["mask"]
-        if mirrored is None or not mirrored.any():
-            return {"image": self._plain.take(indices)["features"], "mask": masks}
+    def take(self, indices: np.ndarray, columns: Sequence[str]) -> dict[str, Any]:
+        """Samples at `indices` with `columns`; `image` holds features (B, S, N, D) float32."""
+        return self._data.take(indices, columns) | {"image": self._plain.take(indices)["features"]}
+
+    def augmented(self, indices: np.ndarray, columns: Sequence[str], draws: Draws) -> dict[str, np.ndarray]:
+        """The same, mirrored where `draws` says so."""
+        targets, turned = self._data.targets(indices, columns), draws.mirrored
+        if not turned.any():
+            return targets | {"image": self._plain.take(indices)["features"]}
         if self._mirrored is None:
             raise ValueError("only training images have mirrored features.")
-        turned = self._mirrored.take(indices[mirrored])["features"]
-        features = np.empty((len(indices), *turned.shape[1:]), turned.dtype)
-        features[mirrored], features[~mirrored] = turned, self._plain.take(indices[~mirrored])["features"]
-        masks[mirrored] = masks[mirrored][..., ::-1]
-        return {"image": features, "mask": masks}
+        rows = self._mirrored.take(indices[turned])["features"]
+        features = np.empty((len(indices), *rows.shape[1:]), rows.dtype)
+        features[turned], features[~turned] = rows, self._plain.take(indices[~turned])["features"]
+        return mirror(targets, turned, width=self._width) | {"image": features}
 
 
 class FeatureData:
@@ -59,7 +64,10 @@ class FeatureData:
         self.info = data.info
         self._splits = {
             split: FeatureTable(
-                tables_by_name[split], tables_by_name.get(MIRRORED) if split == "train" else None, data.split(split)
+                tables_by_name[split],
+                tables_by_name.get(MIRRORED) if split == "train" else None,
+                data.split(split),
+                data.info.image_size[1],
             )
             for split in SPLITS
         }
@@ -87,6 +95,7 @@ def cached(
     """
     if not model.backbone.cacheable_blocks():
         return data
+    refuse_photos(data)
     names, folder = _names(mirror), _folder(model, data, mirror=mirror, precision=precision)
 
     def info() -> Any:  # called under the tables' lock, and only if they are to be built
@@ -107,6 +116,7 @@ def needed_bytes(model: Model, data: Any, *, mirror: bool, precision: str) -> di
     """Bytes that `cached` would write, by folder; nothing where it has, or where the method leaves nothing to keep."""
     if not model.backbone.cacheable_blocks():
         return {}
+    refuse_photos(data)
     folder = _folder(model, data, mirror=mirror, precision=precision)
     if tables.read_meta(folder) is not None:
         return {}
@@ -115,6 +125,19 @@ def needed_bytes(model: Model, data: Any, *, mirror: bool, precision: str) -> di
     with torch.no_grad():
         one = model.features(torch.zeros(1, 3, *data.info.image_size, dtype=torch.uint8, device=device))
     return {folder: rows * one.numel() * 4}
+
+
+def refuse_photos(data: Any) -> None:
+    """Refuse data whose images are decoded and augmented anew for every step: no two of them are the same.
+
+    Raises:
+        ValueError: always, for such data.
+    """
+    if not isinstance(data.split("train"), Decoded):
+        raise ValueError(
+            "train.cache_features needs images that are only mirrored, but those of this data set are cropped and "
+            "resized at random; set it to false, or use data=folder or data=scenes."
+        )
 
 
 def refuse_if_full(needed: Mapping[Path, int]) -> None:
@@ -153,7 +176,7 @@ def _batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     table, device = data.split("train" if name == MIRRORED else name), next(model.parameters()).device
     for start in range(0, len(table), batch_size):
-        images = table.take(np.arange(start, min(start + batch_size, len(table))))["image"]
+        images = table.take(np.arange(start, min(start + batch_size, len(table))), ())["image"]
         inputs = torch.from_numpy(np.ascontiguousarray(images[..., ::-1]) if name == MIRRORED else images)
         with autocast:
             features = model.features(inputs.to(device))

@@ -3,7 +3,6 @@
 Colours are those of Okabe and Ito, told apart by colour-blind readers; line styles and markers differ too.
 """
 
-import colorsys
 import io
 import itertools
 import math
@@ -26,15 +25,6 @@ DASHES = ("solid", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 GREY = "#5A5A5A"
 DPI = 150
 NUM_IMAGES = 4
-IGNORED = 255
-# Kelly's list of greatest contrast, without black (ignored pixels) and white.
-# fmt: off
-CLASSES = (
-    "#4E79A7", "#F3C300", "#875692", "#F38400", "#A1CAF1", "#BE0032", "#C2B280",
-    "#848482", "#008856", "#E68FAC", "#0067A5", "#F99379", "#604E97", "#F6A600",
-    "#B3446C", "#DCD300", "#882D17", "#8DB600", "#654522", "#E25822", "#2B3D26",
-)
-# fmt: on
 
 
 def png(figure: "Figure") -> bytes:
@@ -131,7 +121,7 @@ def training_curves(curves: Mapping[tuple[str, int], "Curve"], arms: Sequence[st
 
 
 def predictions(examples: Mapping[str, Path], arms: Sequence[str]) -> "Figure | None":
-    """Test images with their ground truth and each arm's prediction; ignored pixels are black."""
+    """Test samples with their ground truth and each arm's prediction, as `pictures.examples` drew them."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from safetensors.numpy import load_file
@@ -141,9 +131,9 @@ def predictions(examples: Mapping[str, Path], arms: Sequence[str]) -> "Figure | 
         return None
     first = next(iter(loaded.values()))
     count = min(NUM_IMAGES, len(first["image"]))
-    columns = {"image": first["image"].transpose(0, 2, 3, 1), "ground truth": class_colours(first["target"])}
-    columns |= {arm: class_colours(tensors["prediction"]) for arm, tensors in loaded.items()}
-    ratio = first["image"].shape[2] / first["image"].shape[3]
+    columns = {"image": first["image"], "ground truth": first["target"]}
+    columns |= {arm: tensors["prediction"] for arm, tensors in loaded.items()}
+    ratio = first["image"].shape[1] / first["image"].shape[2]
     cell = 1.35
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     figure = Figure(figsize=(cell * len(columns), cell * ratio * count + 0.45), layout=layout)
@@ -155,18 +145,6 @@ def predictions(examples: Mapping[str, Path], arms: Sequence[str]) -> "Figure | 
             axes.imshow(images[row], interpolation="nearest")
             axes.set_axis_off()
     return figure
-
-
-def class_colours(ids: np.ndarray) -> np.ndarray:
-    """Class ids (..., H, W) as colours (..., H, W, 3), uint8; always the same colour for the same id."""
-    palette = np.zeros((256, 3), np.uint8)
-    for index in range(IGNORED):
-        if index < len(CLASSES):
-            palette[index] = [int(CLASSES[index][start : start + 2], 16) for start in (1, 3, 5)]
-        else:  # golden-ratio steps keep neighbours apart in hue
-            colour = colorsys.hls_to_rgb(index * 0.618034 % 1, 0.35 + 0.3 * (index % 3) / 2, 0.65)
-            palette[index] = [round(255 * part) for part in colour]
-    return palette[ids]
 
 
 def _axes(width: float, height: float) -> "tuple[Figure, Axes]":

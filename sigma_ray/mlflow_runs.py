@@ -1,10 +1,9 @@
 """Events of a study carried to MLflow, each repeatable: sent twice, it leaves what it leaves when sent once.
 
-The only module that imports MLflow. Uses `MlflowClient` alone; the fluent API keeps global state per thread.
+Uses `MlflowClient` alone; the fluent API keeps global state per thread.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from sigma_ray.mlflow_client import connect
 from sigma_ray.spool import Event, Refused
 from sigma_ray.tracker_uri import database_file, redact
 
@@ -36,19 +36,6 @@ class _Known:
     params: set[str]
     metrics: Sequence[str] = ()
     last: dict[str, tuple[int, float]] | None = None
-
-
-def connect(uri: str) -> "MlflowClient":
-    """A quiet client that fails fast, because the spool does the retrying; creates a missing sqlite store."""
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri)
 
 
 class Runs:
@@ -180,6 +167,9 @@ class Runs:
                 fresh.append((name, step, value))
         self._write(known.run_id, fresh, event["time"])
 
+    def _add(self, event: Event, _: bool) -> None:
+        self._upload(self._known()[event["key"]].run_id, event["artifacts"], event["folder"])
+
     def _finish(self, event: Event, _: bool) -> None:
         known = self._known()[event["key"]]
         last = self._last(known)
@@ -267,13 +257,13 @@ class Runs:
             metrics = [Metric(name, value, time_ms, step) for name, step, value in chunk]
             self.client.log_batch(run_id, metrics=metrics)
 
-    def _upload(self, run_id: str, paths: Sequence[str]) -> None:
-        """Store files and folders by their names; one that is gone by now is warned of and left out."""
+    def _upload(self, run_id: str, paths: Sequence[str], below: str | None = None) -> None:
+        """Store files, in the folder `below` if there is one, and folders by their names; one that is gone by now is warned of and left out."""
         for path in map(Path, paths):
             if path.is_dir():
                 self.client.log_artifacts(run_id, str(path), path.name)
             elif path.exists():
-                self.client.log_artifact(run_id, str(path))
+                self.client.log_artifact(run_id, str(path), below)
             else:
                 logger.warning("The file %s is gone and could not be stored in MLflow run %s.", path, run_id)
 

@@ -11,6 +11,8 @@ from sigma_ray import backbone as backbones
 from sigma_ray.config import TrialConfig
 from sigma_ray.data import Info
 
+NUM_SPREAD = 4
+
 
 class Model(nn.Module):
     """Backbone, adapter and head on 8-bit images, which it normalises itself.
@@ -28,19 +30,19 @@ class Model(nn.Module):
         self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The loss against `mask` (B, H, W), or without one the prediction (B, C, H, W).
+    def forward(self, images: Tensor, targets: dict[str, Tensor] | None = None) -> Any:
+        """The loss against `targets`, or without them the head's predictions; `sigma_ray.heads` describes both.
 
         `images` is (B, 3, H, W), uint8, or what `features` made of them. Loss and prediction share one entry because
         DDP only watches `forward`.
         """
         if images.dtype == torch.uint8:
-            size: Any = images.shape[-2:]
+            size: Any = tuple(images.shape[-2:])
             maps = self.backbone(self._normalised(images))
         else:
-            size = torch.Size(self.image_size or ())
+            size = self.image_size
             maps = self.backbone.from_prefix(images, *size)
-        return self.head.predict(maps, size) if mask is None else self.head.loss(maps, mask)
+        return self.head.predict(maps, size) if targets is None else self.head.loss(maps, targets, size)
 
     def features(self, images: Tensor) -> Tensor:
         """What the frozen leading blocks make of images: (B, S, N, D), see `Backbone.prefix`."""
@@ -81,14 +83,37 @@ def build(config: TrialConfig, info: Info) -> Model:
     """
     torch.manual_seed(config.seed)  # a backbone with weights=None draws random numbers
     backbone = backbones.load(config.backbone.name, config.backbone.weights, image_size=info.image_size)
+    backbone.out_indices = blocks_for(backbone, config.head.maps)
+    channels = backbone.out_channels
     torch.manual_seed(config.seed)
     head = heads.load(components.name_of(config.head)).build(
         config.head,
-        in_channels=backbone.out_channels[-1],
-        stride=backbone.stride,
-        num_classes=info.num_classes,
-        ignore_index=info.ignore_index,
+        in_channels=channels,
+        strides=tuple(float(backbone.stride_of(index)) for index in backbone.out_indices),
+        info=info,
     )
     torch.manual_seed(config.seed)
     adapters.attach(backbone, components.name_of(config.adapter), **dataclasses.asdict(config.adapter))
+    if backbone.out_channels not in (channels, channels[:1]):
+        raise ValueError(
+            f"head {components.name_of(config.head)} must be one for the maps of adapter {backbone.adapter}, which on "
+            f"{backbone.name} have {backbone.out_channels} channels, but it needs {channels}; choose another head."
+        )
     return Model(backbone, head, info.image_size)
+
+
+def blocks_for(backbone: backbones.Backbone, maps: str) -> tuple[int, ...]:
+    """The blocks whose maps a head reads.
+
+    Args:
+        backbone: the backbone.
+        maps: "last" (block), "levels" (the last block of every stage: one of a plain ViT), or "spread" (the stages, or
+            where there is one alone four evenly spread blocks: {2, 5, 8, 11} of 12).
+    """
+    depth = len(backbone.blocks)
+    if maps == "last":
+        return (depth - 1,)
+    if maps == "levels" or len(backbone.stages) > 1:
+        return backbone.stages
+    count = min(NUM_SPREAD, depth)
+    return tuple(depth * (index + 1) // count - 1 for index in range(count))

@@ -39,9 +39,11 @@ def _decays(name: str, parameter: Tensor) -> bool:
 
 
 def learning_rate_factor(step: int, config: TrainConfig) -> float:
-    """Linear warm-up to 1, then cosine to 0, polynomial (power 0.9) to 0, or constant."""
+    """Linear warm-up to 1, then cosine to 0, polynomial (power 0.9) to 0, steps down, or constant."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
+    if config.schedule == "step":
+        return config.decay_factor ** sum(step >= at for at in config.decay_steps)
     share = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
     share = min(share, 1.0)
     if config.schedule == "cosine":

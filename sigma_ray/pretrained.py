@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-from timm.models import load_state_dict
+from timm.models import get_pretrained_cfg, load_state_dict
 from torch import Tensor
 
 from sigma_ray.families.base import Backbone
 from sigma_ray.fingerprint import file_sha256
+from sigma_ray.vits import FRIENDLY
 
 BUNDLED = Path(__file__).parent / "weights"
 
@@ -83,16 +84,13 @@ def misfits(expected: dict[str, Tensor], found: dict[str, Any]) -> list[str]:
     return shapes + missing + unexpected
 
 
-def hub_file(name: str, pretrained_cfg: dict[str, Any]) -> Path:
-    """Find the weights that timm publishes for a model in the local hub cache, or download them into it.
+def hub_file(name: str) -> Path:
+    """Find the weights that timm publishes for a backbone in the local hub cache, or download them into it.
 
     Raises:
         ValueError: timm publishes none, or the hub cannot be reached.
     """
-    repository = pretrained_cfg.get("hf_hub_id")
-    if not repository:
-        raise ValueError(f"weights 'hub' must exist for the backbone, but timm publishes none for {name}; pass a file.")
-    filename = pretrained_cfg.get("hf_hub_filename") or "model.safetensors"
+    repository, filename = _hub_place(name)
     cached = try_to_load_from_cache(repository, filename)
     if isinstance(cached, str):
         return Path(cached)
@@ -105,6 +103,30 @@ def hub_file(name: str, pretrained_cfg: dict[str, Any]) -> Path:
             f"weights of {name} must come from the Hugging Face hub, which gave {_first_line(error)}; "
             f"where there is a network fetch {hf_hub_url(repository, filename)} and pass --weights FILE."
         ) from error
+
+
+def missing(name: str, weights: str | None) -> str:
+    """What of a backbone's weights is not on this machine, and how to get it; empty if nothing.
+
+    Raises:
+        ValueError: timm publishes no weights for it.
+    """
+    if weights == "hub":
+        place = _hub_place(name)
+        if isinstance(try_to_load_from_cache(*place), str):
+            return ""
+        return f"{hf_hub_url(*place)} is not in the hub's cache; a run downloads it, or give a copy with --weights FILE"
+    if weights in (None, "bundled") or Path(weights).is_file():
+        return ""
+    return f"{weights} does not exist"
+
+
+def _hub_place(name: str) -> tuple[str, str]:
+    """Repository and file of a backbone's weights on the hub."""
+    cfg = get_pretrained_cfg(FRIENDLY.get(name, name))
+    if cfg is None or not cfg.hf_hub_id:
+        raise ValueError(f"weights 'hub' must exist for the backbone, but timm publishes none for {name}; pass a file.")
+    return cfg.hf_hub_id, cfg.hf_hub_filename or "model.safetensors"
 
 
 def _first_line(error: Exception) -> str:

@@ -74,7 +74,7 @@ def usable(rows: Sequence[TrialRow], metric: str) -> dict[str, dict[int, float]]
 
 def summarise(plan: "Plan", rows: Sequence[TrialRow]) -> list[ArmRow]:
     """Every arm of the plan in its order, compared with the first by paired t tests with Holm's step-down."""
-    scores = usable(rows, plan.study.metric)
+    scores = usable(rows, plan.metric)
     names = [arm.name for arm in plan.arms]
     baseline = scores.get(names[0], {})
     compared = {name: paired_delta(scores.get(name, {}), baseline) for name in names[1:]}
@@ -103,7 +103,7 @@ def summarise(plan: "Plan", rows: Sequence[TrialRow]) -> list[ArmRow]:
                 delta_high=delta.high if delta else math.nan,
                 p=comparison.p if comparison else math.nan,
                 p_holm=p_holm.get(arm.name, math.nan),
-                verdict=_verdict(comparison, p_holm.get(arm.name, math.nan), plan.study.mode),
+                verdict=_verdict(comparison, p_holm.get(arm.name, math.nan), plan.mode),
                 trainable_parameters=max((row.trainable_parameters for row in done), default=0),
                 seconds=sum(row.seconds for row in done) / len(done) if done else math.nan,
                 peak_memory_bytes=max((row.peak_memory_bytes for row in done), default=0),
@@ -146,8 +146,8 @@ def write(
         "table.md": tables.markdown(plan, summary, rows, wall_seconds=wall_seconds, slots=slots).encode(),
     }
     drawings = {
-        "metric_vs_parameters.png": figures.metric_vs_parameters(summary, plan.study.metric),
-        "training_curves.png": figures.training_curves(curves, [arm.name for arm in plan.arms], plan.study.metric),
+        "metric_vs_parameters.png": figures.metric_vs_parameters(summary, plan.metric),
+        "training_curves.png": figures.training_curves(curves, [arm.name for arm in plan.arms], plan.metric),
         "predictions.png": figures.predictions(examples, [arm.name for arm in plan.arms]),
     }
     contents |= {f"figures/{name}": figures.png(figure) for name, figure in drawings.items() if figure}
@@ -179,7 +179,7 @@ def summary_parquet(plan: "Plan", summary: Sequence[ArmRow]) -> bytes:
         record = {name: getattr(row, name) for name in columns}
         record |= {column: row.paper.get(name) for column, name in papers.items()}
         records.append({name: None if value != value else value for name, value in record.items()})
-    notes = {"study": plan.study.name, "metric": plan.study.metric, "mode": plan.study.mode}
+    notes = {"study": plan.study.name, "metric": plan.metric, "mode": plan.mode}
     notes["paper_note"] = plan.study.paper_note
     return _parquet(records, columns | dict.fromkeys(papers, float), notes)
 

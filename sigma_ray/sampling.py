@@ -21,9 +21,16 @@ def batch_indices(step: int, *, batch_size: int, num_samples: int, seed: int) ->
     )
 
 
-def flips(step: int, *, batch_size: int, seed: int) -> Tensor:
-    """Which of the step's samples are mirrored left to right: (batch_size,) bool, each with probability 1/2."""
-    return torch.rand(batch_size, generator=_generator(seed, step, salt=1)) < 0.5
+def draws(step: int, *, batch_size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """How the step's samples are augmented.
+
+    Returns:
+        which are mirrored left to right: (batch_size,) bool, each with probability 1/2; and a number for each,
+        (batch_size,) int64, that whatever else is drawn for it starts from.
+    """
+    generator = _generator(seed, step, salt=1)
+    mirrored = torch.rand(batch_size, generator=generator) < 0.5
+    return mirrored, torch.randint(2**63 - 1, (batch_size,), generator=generator)
 
 
 @functools.lru_cache(maxsize=2)

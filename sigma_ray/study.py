@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sigma_ray import profiles
+from sigma_ray import profiles, tasks
 from sigma_ray.config import TrialConfig, component, flatten, override, override_all, to_dict
 
 
@@ -55,15 +55,17 @@ class Trial:
 class Study:
     """One question.
 
-    `arms(profile)` lists the arms at that scale; the first one is the baseline that deltas refer to. `metric` is the
-    final metric that decides, in the direction `mode` ("max" or "min").
+    `arms(profile)` lists the arms at that scale; the first one is the baseline that deltas refer to. `recipe(profile)`
+    edits what the profile has for all of them, where the question needs another task, head or schedule. `metric` is the
+    final metric that decides, in the direction `mode` ("max" or "min"); None is that of the task.
     """
 
     name: str
     question: str
     arms: Callable[[str], Sequence[Arm]]
-    metric: str = "test/miou"
-    mode: str = "max"
+    recipe: Callable[[str], Sequence[Edit]] = lambda profile: ()
+    metric: str | None = None
+    mode: str | None = None
     paper_note: str = ""
 
 
@@ -76,6 +78,21 @@ class Plan:
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     trials: tuple[Trial, ...]
+
+    @property
+    def task(self) -> str:
+        """The task of every trial."""
+        return self.trials[0].config.task
+
+    @property
+    def metric(self) -> str:
+        """The final metric that arms are compared by, under its logged name."""
+        return self.study.metric or f"test/{tasks.get(self.task).metric}"
+
+    @property
+    def mode(self) -> str:
+        """Whether larger ("max") or smaller ("min") values of `metric` are better."""
+        return self.study.mode or tasks.get(self.task).mode
 
     def differences(self) -> dict[str, str]:
         """Each arm's configuration against the baseline's, as `path=value` text (what tables print)."""
@@ -92,13 +109,15 @@ def make_plan(study: Study, profile: str, *, num_seeds: int, settings: Sequence[
         profile: a name in `sigma_ray.profiles`.
         num_seeds: seeds 0..num_seeds-1, the same for every arm.
         settings: (path, text) edits of the baseline from the command line; applied before the arms' own edits,
-            all together, so that `data=folder` and `data.num_classes=11` work in either order.
+            all together, so that `data=folder` and `data.num_classes=11` work in either order. `task` chooses the
+            profile's baseline for that task.
 
     Raises:
         ValueError: an edit that the configuration refuses, or two arms that are the same configuration.
     """
-    base = profiles.load(profile)
-    base = override_all(base, settings)
+    edits = [*((edit.path, edit.value) for edit in study.recipe(profile)), *settings]
+    task = next((value for path, value in reversed(edits) if path == "task"), None)
+    base = override_all(profiles.load(profile, task), edits)
     arms = tuple(study.arms(profile))
     configs = {arm.name: _apply(base, arm) for arm in arms}
     for index, arm in enumerate(arms):
@@ -108,6 +127,9 @@ def make_plan(study: Study, profile: str, *, num_seeds: int, settings: Sequence[
                     f"Arms {other.name!r} and {arm.name!r} are the same configuration, so their comparison means "
                     "nothing; change the edits of one of them."
                 )
+    for name, config in configs.items():
+        if config.task != base.task:
+            raise ValueError(f"task must be the same for all arms, but {name!r} has {config.task}, not {base.task}.")
     trials = tuple(
         Trial(arm=arm.name, seed=seed, config=override(configs[arm.name], "seed", seed))
         for seed in range(num_seeds)

@@ -24,7 +24,7 @@ def markdown(
 ) -> str:
     """The table, what must be known before it is believed, and how its numbers were computed."""
     papers = list(dict.fromkeys(name for row in summary for name in row.paper))
-    head = ["Arm", "Difference to baseline", "Trainable parameters", f"{plan.study.metric} [95 % CI]"]
+    head = ["Arm", "Difference to baseline", "Trainable parameters", f"{plan.metric} [95 % CI]"]
     head += [
         "Delta [95 % CI]",
         "Result",
@@ -55,7 +55,7 @@ def console(plan: "Plan", summary: Sequence["ArmRow"]) -> "Table":
     from rich.text import Text
 
     table = Table(title=plan.study.question, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in ("Arm", "Params", plan.study.metric, "Delta", "Result", "Seeds"):
+    for name in ("Arm", "Params", plan.metric, "Delta", "Result", "Seeds"):
         free = name in ("Arm", "Result")
         table.add_column(name, justify="left" if free else "right", no_wrap=not free)
     colours = {"better": "green", "worse": "red", "too few seeds": "yellow"}
@@ -76,15 +76,15 @@ def warnings(plan: "Plan", summary: Sequence["ArmRow"], rows: Sequence["TrialRow
         if row.status != "FINISHED":
             reason = " ".join(row.reason.split()) or "no reason recorded"
             found.append(f"Trial `{row.arm}` seed {row.seed} did not finish ({row.status}): {reason[:200]}.")
-        elif not math.isfinite(row.metrics.get(plan.study.metric, math.nan)):
-            found.append(f"Trial `{row.arm}` seed {row.seed} finished without a finite {plan.study.metric}; left out.")
+        elif not math.isfinite(row.metrics.get(plan.metric, math.nan)):
+            found.append(f"Trial `{row.arm}` seed {row.seed} finished without a finite {plan.metric}; left out.")
     few = [row.arm for row in summary if row.n < FEWEST_SEEDS]
     if few:
         names = ", ".join(f"`{name}`" for name in few)
         found.append(f"Fewer than {FEWEST_SEEDS} seeds for {names}: differences there prove little. Raise --seeds.")
     if summary and summary[0].n == 0:
         found.append(f"The baseline `{summary[0].arm}` has no result, so nothing is compared.")
-    return found + _twins(rows, plan.study.metric)
+    return found + _twins(rows, plan.metric)
 
 
 def number(value: float) -> str:
@@ -108,9 +108,9 @@ def _twins(rows: Sequence["TrialRow"], metric: str) -> list[str]:
 
 def _explanation(plan: "Plan", summary: Sequence["ArmRow"]) -> str:
     """How the numbers were computed."""
-    better = "higher" if plan.study.mode == "max" else "lower"
+    better = "higher" if plan.mode == "max" else "lower"
     return (
-        f"{plan.study.metric}: mean over seeds ({better} is better) with Student's t interval. "
+        f"{plan.metric}: mean over seeds ({better} is better) with Student's t interval. "
         f"Delta: mean difference to `{summary[0].arm}`, paired by seed, with the t interval of the paired "
         "differences. p: two-sided paired t test, adjusted for all arms by Holm.\n\n"
         '"No difference shown" means that the interval of the delta covers zero; it does not mean that the '

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
-from urllib.request import url2pathname
+from urllib.parse import quote
 
 from sigma_ray.checks import one_of
+from sigma_ray.mlflow_client import download
 from sigma_ray.mlflow_runs import Runs
 from sigma_ray.provenance import commit
 from sigma_ray.spool import Spool
@@ -91,6 +91,10 @@ class Ledger:
         """Record points {"step": n, metric: value, ...}; leaves out non-numbers and steps stored before."""
         self._put("log", key=trial_key, points=[[int(point["step"]), _numbers(point)] for point in points])
 
+    def add(self, trial_key: str, folder: str, paths: Iterable[Path | str]) -> None:
+        """Record files in a folder of the trial's artifacts; they must stay where they are until the trial ends."""
+        self._put("add", key=trial_key, folder=folder, artifacts=[str(Path(path).absolute()) for path in paths])
+
     def finish(self, trial_key: str, metrics: Mapping[str, Any], artifacts: Iterable[Path | str] = ()) -> None:
         """Record a trial's end with its final metrics (stored at its last step) and its files or folders."""
         paths = [str(Path(path).absolute()) for path in artifacts]
@@ -150,15 +154,7 @@ class Ledger:
 
     def download(self, run_id: str, artifact_path: str) -> Path:
         """Local path of an artifact; what lies in a local store is used in place, without a copy."""
-        place = urlsplit(self._runs.client.get_run(run_id).info.artifact_uri or "")
-        if place.scheme in ("", "file"):
-            local = Path(url2pathname(place.path)) / artifact_path
-            if not local.exists():
-                raise FileNotFoundError(f"MLflow run {run_id} has no artifact {artifact_path!r} at {local}.")
-            return local
-        target = self._spool_dir / "downloads" / run_id
-        target.mkdir(parents=True, exist_ok=True)
-        return Path(self._runs.client.download_artifacts(run_id, artifact_path, str(target)))
+        return download(self._runs.client, run_id, artifact_path, self._spool_dir / "downloads")
 
     def _settle(self, timeout: float) -> None:
         """Wait for the spool, because an answer that misses delivered-late events would be wrong."""

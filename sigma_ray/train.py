@@ -11,11 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sigma_ray import memory, optim, rng, sampling
+from sigma_ray import memory, optim, rng, tasks
+from sigma_ray.batches import Batches
 from sigma_ray.checkpoint import Checkpoints, Snapshot
 from sigma_ray.config import TrainConfig, TrialConfig
-from sigma_ray.data import Info
-from sigma_ray.evaluate import Split, evaluate, fetch
+from sigma_ray.data import Info, Split
+from sigma_ray.evaluate import evaluate
 from sigma_ray.failures import CheckpointError, DataError, NonFiniteLossError, OutOfMemoryError
 from sigma_ray.feature_cache import cached
 from sigma_ray.model import Model
@@ -45,7 +46,7 @@ class Progress:
     train_seconds: float = 0.0
     eval_seconds: float = 0.0
     best_step: int = -1
-    best_value: float = -math.inf
+    best_value: float = math.nan
     points: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -110,6 +111,7 @@ class _Loop:
     ) -> None:
         self.config, self.train, self.model, self.device = config, config.train, model, device
         self.data, self.report, self.checkpoints = data, report, checkpoints
+        self.task, self.columns = tasks.get(config.task), tasks.columns(config.task, config.head)
         distributed = dist.is_available() and dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         torch.manual_seed(config.seed * 1009 + self.rank)
@@ -129,8 +131,12 @@ class _Loop:
                 precision="bfloat16" if wants_bfloat16(self.train, device) else "float32",
                 batch_size=self.train.eval_batch_size,
             )
+        self.batches = Batches(self.data.split("train"), self.columns, config, self.rank, self.world, device)
         trains = any(p.requires_grad for p in model.parameters())
-        self.wrapped: nn.Module = DistributedDataParallel(model) if self.world > 1 and trains else model
+        self.wrapped: nn.Module = model
+        if self.world > 1 and trains:
+            skips = getattr(model.head, "skips_parameters", False)
+            self.wrapped = DistributedDataParallel(model, find_unused_parameters=skips)
         self.recent: list[Tensor] = []
 
     def run(self) -> dict[str, float]:
@@ -151,15 +157,16 @@ class _Loop:
 
     def step(self) -> None:
         """One optimisation step on this rank's share of the global batch, in micro-batches."""
-        images, masks = self.batch(self.progress.step)
+        images, targets = self.batches[self.progress.step]
         size = self.train.micro_batch_size or len(images)
         self.wrapped.train()
         total = torch.zeros((), device=self.device)
-        chunks = list(zip(images.split(size), masks.split(size), strict=True))
-        for index, (image, mask) in enumerate(chunks):
-            last = index == len(chunks) - 1
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            last = start + size >= len(images)
             with self.autocast(), self.synchronised(last):
-                loss = self.wrapped(image, mask) * (len(image) / len(images))
+                wanted = {name: value[part] for name, value in targets.items()}
+                loss = self.wrapped(images[part], wanted) * (len(images[part]) / len(images))
                 loss.backward()
             total += loss.detach()
         if self.train.clip_grad_norm is not None:
@@ -173,15 +180,6 @@ class _Loop:
         self.recent.append(total)
         if self.progress.step % self.train.log_interval == 0:
             self.log_loss()
-
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        table, size = self.data.split("train"), self.train.batch_size
-        indices = sampling.batch_indices(step, batch_size=size, num_samples=len(table), seed=self.config.seed)
-        share = slice(self.rank * size // self.world, (self.rank + 1) * size // self.world)
-        mirrored = None
-        if self.train.horizontal_flip:
-            mirrored = sampling.flips(step, batch_size=size, seed=self.config.seed)[share].numpy()
-        return fetch(table, indices[share].numpy(), self.device, mirrored)
 
     def autocast(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wants_bfloat16(self.train, self.device))
@@ -210,11 +208,16 @@ class _Loop:
         started = time.perf_counter()
         metrics = self.evaluate("val")
         self.progress.eval_seconds += time.perf_counter() - started
-        value = metrics["val/miou"]
+        value = metrics[f"val/{self.task.metric}"]
         self.point(metrics)
-        if self.train.select == "last" or not self.best or value > self.progress.best_value:
+        if self.train.select == "last" or not self.best or self.better(value):
             self.progress.best_value, self.progress.best_step = value, self.progress.step
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.trained_state().items()}
+
+    def better(self, value: float) -> bool:
+        """Whether a validation metric beats the best so far; any number beats NaN."""
+        best = self.progress.best_value
+        return (math.isnan(best) and not math.isnan(value)) or (value > best if self.task.mode == "max" else value < best)
 
     def evaluate(self, split: str) -> dict[str, float]:
         shard = (self.rank, self.world)
@@ -222,6 +225,8 @@ class _Loop:
             values = evaluate(
                 self.model,
                 self.data.split(split),
+                task=self.config.task,
+                columns=self.columns,
                 info=self.data.info,
                 device=self.device,
                 batch_size=self.train.eval_batch_size,

@@ -35,7 +35,16 @@ def arms(profile: str) -> list[Arm]:
     ]
 
 
-STUDY = Study(name="ablate_vit_split", question="What carries ViT-Split?", arms=arms)
+def recipe(profile: str) -> tuple[Edit, ...]:
+    """At paper scale the authors' own recipe for ADE20K: two deconvolutions, AdamW 2e-4, 40k iterations of batch 16."""
+    if profile == "demo":
+        return ()
+    train = {"num_steps": 40_000, "learning_rate": 2e-4, "weight_decay": 1e-2, "warmup_steps": 1500}
+    edits = (change("task", "segmentation"), replace("head", "deconv"), change("head.num_groups", 32))
+    return (*edits, change("train.schedule", "poly"), *(change(f"train.{name}", value) for name, value in train.items()))
+
+
+STUDY = Study(name="ablate_vit_split", question="What carries ViT-Split?", arms=arms, recipe=recipe)
 
 if __name__ == "__main__":
     main(STUDY)

@@ -10,6 +10,7 @@ import torch
 from sigma_ray import data, feature_cache, train
 from sigma_ray import model as models
 from sigma_ray.config import BackboneConfig, TrainConfig, TrialConfig, component, override_all
+from sigma_ray.data import Draws
 
 DATA = component("data", "scenes", num_train=32, num_val=8, num_test=8, image_size=(48, 64))
 CONFIG = TrialConfig(
@@ -25,7 +26,7 @@ KEEPS = ["fixed", "partial", "vit_split"]
 @pytest.fixture
 def scenes(tmp_path, monkeypatch):
     monkeypatch.setenv("SIGMA_RAY_CACHE", str(tmp_path))
-    return data.open_data("scenes", DATA)
+    return data.open_for(CONFIG)
 
 
 def fit(scenes, adapter, cache, **changes):
@@ -84,15 +85,16 @@ def test_mirrored_rows_are_those_of_mirrored_images(scenes):
     context = torch.autocast("cpu", enabled=False)
     kept = feature_cache.cached(model, scenes, mirror=True, autocast=context, precision="float32")
     indices, mirrored = np.array([3, 5, 7]), np.array([True, False, True])
-    found = kept.split("train").take(indices, mirrored)
-    images, masks = (scenes.split("train").take(indices)[name] for name in ("image", "mask"))
+    draws = Draws(mirrored=mirrored, seeds=np.zeros(3, np.uint64))
+    found = kept.split("train").augmented(indices, ("mask",), draws)
+    images, masks = (scenes.split("train").take(indices, ("mask",))[name] for name in ("image", "mask"))
     images[mirrored], masks[mirrored] = images[mirrored][..., ::-1], masks[mirrored][..., ::-1]
     with torch.no_grad():
         wanted = model.features(torch.from_numpy(np.ascontiguousarray(images)))
     torch.testing.assert_close(torch.from_numpy(found["image"]), wanted, rtol=1e-4, atol=1e-4)
     assert np.array_equal(found["mask"], masks)
     with pytest.raises(ValueError, match="only training images have mirrored features"):
-        kept.split("val").take(indices, mirrored)
+        kept.split("val").augmented(indices, ("mask",), draws)
 
 
 def test_a_disk_that_is_too_small_is_refused(scenes, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from sigma_ray import optim, train
 from sigma_ray.checkpoint import Checkpoints
 from sigma_ray.config import BackboneConfig, TrainConfig, TrialConfig, component, override_all
 from sigma_ray.data import Info
+from sigma_ray.data._decoded import mirror
 from sigma_ray.failures import CheckpointError, DataError, NonFiniteLossError, OutOfMemoryError
 
 CONFIG = TrialConfig(
@@ -52,8 +53,13 @@ class Table:
     def __len__(self):
         return len(self.image)
 
-    def take(self, indices):
-        return {"image": self.image[indices], "mask": self.mask[indices]}
+    def take(self, indices, columns):
+        assert columns == ("mask",)
+        return {"image": self.image[indices], "mask": self.mask[indices], "index": np.asarray(indices)}
+
+    def augmented(self, indices, columns, draws):
+        sample = self.take(indices, columns)
+        return mirror({"image": sample["image"], "mask": sample["mask"]}, draws.mirrored, width=16)
 
 
 class Toy:
@@ -141,9 +147,9 @@ def test_a_loss_that_is_not_finite_ends_the_trial_unsaved(tmp_path, log_interval
     config = changed(train__log_interval=log_interval)
     forward, calls = models.Model.forward, itertools.count(1)
 
-    def spoilt(self, images, mask=None):
-        value = forward(self, images, mask)
-        return value * math.nan if mask is not None and next(calls) == 4 else value
+    def spoilt(self, images, targets=None):
+        value = forward(self, images, targets)
+        return value * math.nan if targets is not None and next(calls) == 4 else value
 
     monkeypatch.setattr(models.Model, "forward", spoilt)
     with pytest.raises(NonFiniteLossError, match=r"nan.*train\.learning_rate") as caught:
@@ -198,10 +204,10 @@ def test_another_trials_checkpoint_is_refused(tmp_path):
 def test_expected_failures_have_names(raised, wanted, monkeypatch):
     data = Toy()
 
-    def take(indices):
+    def take(indices, columns, draws):
         raise raised
 
-    monkeypatch.setattr(data.tables["train"], "take", take)
+    monkeypatch.setattr(data.tables["train"], "augmented", take)
     with pytest.raises(wanted) as caught:
         fit(data=data)
     assert "\n" not in str(caught.value)
@@ -219,6 +225,19 @@ def test_a_random_backbone_and_the_head_follow_from_the_seed():
 PARALLEL = override_all(CONFIG, [("adapter.dropout", 0.0), ("train.select", "last")])
 
 
+def tested(model, **options):
+    return train.evaluate(
+        model,
+        Toy().split("test"),
+        task="segmentation",
+        columns=("mask",),
+        info=Toy.info,
+        device=torch.device("cpu"),
+        batch_size=2,
+        **options,
+    )
+
+
 def second_worker(_, port, folder):
     torch.set_num_threads(1)
     work(1, port, folder)
@@ -231,9 +250,7 @@ def work(rank, port, folder):
     )
     try:
         metrics, model, points = fit(override_all(PARALLEL, [("num_workers", 2)]), folder / "checkpoints")
-        shown = train.evaluate(
-            model, Toy().split("test"), info=Toy.info, device=torch.device("cpu"), batch_size=2, shard=(rank, 2)
-        )
+        shown = tested(model, shard=(rank, 2))
     finally:
         dist.destroy_process_group()
     torch.save(
@@ -258,6 +275,6 @@ def test_two_workers_agree_with_one(tmp_path):
         assert two == pytest.approx(one, abs=2e-3 if "val/miou" in one else 1e-4)
     assert both[0]["metrics"]["test/miou"] == pytest.approx(metrics["test/miou"], abs=2e-3)
     model.load_trained_state(both[0]["state"])
-    alone = train.evaluate(model, Toy().split("test"), info=Toy.info, device=torch.device("cpu"), batch_size=4)
+    alone = tested(model)
     assert both[0]["test"] == both[1]["test"] == alone
     assert Checkpoints(tmp_path / "checkpoints").load().tensors.keys() >= {"rng/0/cpu", "rng/1/cpu"}

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from sigma_ray import profiles
-from sigma_ray.study import Plan, Study, make_plan
+from sigma_ray.study import Study, make_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,9 @@ def main(study: Study, *, match_parameters: bool = False) -> None:
             study = match(plan, flags.match_parameters)
             plan = make_plan(study, flags.profile, num_seeds=_seeds(flags), settings=_settings(flags))
         if flags.dry_run:
-            _print_plan(plan)
+            from trainables.dry_run import show
+
+            show(plan)
             sys.exit(0)
         from trainables.tuner import run_study
 
@@ -91,21 +92,3 @@ def _settings(flags: Flags) -> list[tuple[str, str]]:
     pairs += [("data.root", flags.data_root)] if flags.data_root is not None else []
     pairs += [("backbone.weights", flags.weights)] if flags.weights is not None else []
     return pairs
-
-
-def _print_plan(plan: Plan) -> None:
-    """The plan as a table: arms with their difference to the baseline, seeds, steps."""
-    from rich.console import Console
-    from rich.table import Table
-
-    baseline = plan.trials[0].config
-    table = Table("arm", "difference to the baseline", title=plan.study.question, title_justify="left")
-    for arm, difference in plan.differences().items():
-        table.add_row(arm, difference or "(baseline)")
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
-    console.print(
-        f"{len(plan.trials)} trials = {len(plan.arms)} arms x {len(plan.seeds)} seeds, "
-        f"{baseline.train.num_steps} steps of batch {baseline.train.batch_size} each; profile {plan.profile} "
-        f"({', '.join(profiles.names())}), backbone {baseline.backbone.name}, weights {baseline.backbone.weights}."
-    )

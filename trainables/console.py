@@ -47,7 +47,7 @@ class Console:
     def progressed(self, arm: str, seed: int, points: list[dict[str, float]], num_steps: int) -> None:
         """A trial has validated."""
         latest = {key: value for point in points for key, value in point.items()}
-        values = [f"{k} {v:.3f}" for k, v in latest.items() if k in (self.plan.study.metric.replace("test/", "val/"),)]
+        values = [f"{k} {v:.3f}" for k, v in latest.items() if k in (self.plan.metric.replace("test/", "val/"),)]
         share = f"step {int(latest['step'])}/{num_steps}"
         self._show(
             arm, seed, f"[cyan]{latest['step'] / num_steps:.0%}[/] {' '.join(values)}", " ".join([share, *values])
@@ -58,9 +58,9 @@ class Console:
         duration = time.monotonic() - self.began.get((arm, seed), time.monotonic())
         self.durations.append(duration)
         self.ended.add((arm, seed))
-        value = final[self.plan.study.metric]
+        value = final[self.plan.metric]
         self._show(
-            arm, seed, f"[green]{value:.3f}[/]", f"finished {self.plan.study.metric} {value:.4f} in {duration:.0f} s"
+            arm, seed, f"[green]{value:.3f}[/]", f"finished {self.plan.metric} {value:.4f} in {duration:.0f} s"
         )
 
     def failed(self, arm: str, seed: int, reason: str) -> None:

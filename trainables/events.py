@@ -56,6 +56,8 @@ class Events(Callback):
             points = result["points"]
             self.ledger.log(spec.key, [*points, {"step": points[-1]["step"], **result.get("system", {})}])
             self.console.progressed(spec.arm, spec.seed, points, spec.config["train"]["num_steps"])
+        if result.get("pictures"):
+            self.ledger.add(spec.key, "pictures", result["pictures"])
         if "failure" in result:
             self._failed(spec, result["failure"])
         elif "final" in result and self.outcome.get(spec.key) != "finished":

@@ -75,12 +75,16 @@ def _head(kind: str, backbone: Any) -> int:
     """Parameters of a head on the backbone's last map."""
     from sigma_ray import heads
     from sigma_ray.config import component
+    from sigma_ray.data import Info
 
     channels = backbone.out_channels[-1]
     if kind == "deconv":
         config = component("head", "deconv", num_groups=32)
         head = heads.load("deconv").build(
-            config, in_channels=channels, stride=14, num_classes=ADE20K_CLASSES, ignore_index=255
+            config,
+            in_channels=(channels,),
+            strides=(backbone.stride,),
+            info=Info(image_size=(518, 518), num_classes=ADE20K_CLASSES),
         )
     elif kind == "atss":
         from sigma_ray.heads._mmdet import Atss

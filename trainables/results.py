@@ -27,7 +27,7 @@ def write_report(
     """Write tables and figures from what the ledger holds, and print the table."""
     recorded = ledger.trials()
     rows, curves, examples = [], {}, {}
-    metric = plan.study.metric.replace("test/", "val/")
+    metric = plan.metric.replace("test/", "val/")
     for spec in specs.values():
         row = recorded.get(spec.key)
         if row is None or row.status != "FINISHED":
@@ -87,7 +87,7 @@ def plan_record(plan: Plan, specs: Mapping[str, Spec]) -> dict[str, Any]:
     return {
         "question": plan.study.question,
         "profile": plan.profile,
-        "metric": plan.study.metric,
+        "metric": plan.metric,
         "baseline": plan.arms[0].name,
         "seeds": list(plan.seeds),
         "differences": plan.differences(),

@@ -4,6 +4,7 @@ Training processes never talk to MLflow. They report points to the driver, and w
 folder, whose name is the trial key: a trial that is started again, by whatever driver, goes on from there.
 """
 
+import dataclasses
 import functools
 import json
 import math
@@ -12,7 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-VALIDATION = "val/miou"
+from trainables.gallery import Gallery
+
 MODEL_FILE, EXAMPLES_FILE, FINAL_FILE = "model.safetensors", "predictions.safetensors", "final.json"
 
 
@@ -46,32 +48,34 @@ def label(arm: str, seed: int) -> str:
 def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
     """Train and test on this process (one of several under `torch.distributed`), reporting as it goes.
 
-    Reports carry `points`, `objective` (the validation metric, which searches go by) and, at the end, `final`. An
-    expected failure is reported as `failure`, not raised, so that the process stays fit for the next trial.
+    Reports carry `points`, `objective` (the validation metric, which searches go by), `pictures` (files) at the start,
+    the middle and the end, and then `final`. An expected failure is reported as `failure`, not raised, so that the
+    process stays fit for the next trial.
     """
     import torch
 
     from sigma_ray import model as models
-    from sigma_ray import train
-    from sigma_ray.adapter_files import save_adapter
+    from sigma_ray import tasks, train
     from sigma_ray.checkpoint import Checkpoints
     from sigma_ray.config import from_dict
-    from sigma_ray.evaluate import save_examples
     from sigma_ray.failures import TrialFailure
-    from sigma_ray.files import write_atomically
 
     config = from_dict(spec.config)
     device = _device()
     torch.set_num_threads(_num_threads())
-    data = open_data(spec.config["data"]["name"], config.data)
-    folder = Path(spec.folder)
+    data = open_data(config.data, config.task, config.head)
+    folder, validation = Path(spec.folder), f"val/{tasks.get(config.task).metric}"
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    gallery = Gallery(config, data, folder, device)
 
     def publish(points: list[dict[str, float]]) -> None:
-        if points:
-            value = next((p[VALIDATION] for p in reversed(points) if VALIDATION in p), math.nan)
-            step = points[-1]["step"]
-            report({"points": points, "objective": value, "step": step, "system": _usage(device)})
+        step = points[-1]["step"] if points else 0
+        due = gallery.due(int(step))
+        if points or due:  # the same on every rank, because a report waits for all of them
+            value = next((p[validation] for p in reversed(points) if validation in p), math.nan)
+            drawn = [gallery.save(model, int(step))] if due and rank == 0 else []
+            system = _usage(device)
+            report({"points": points, "objective": value, "step": step, "system": system, "pictures": drawn})
 
     try:
         model = models.build(config, data.info)
@@ -80,20 +84,29 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
         report({"points": [], "step": 0, "objective": math.nan, "failure": f"{type(failure).__name__}: {failure}"})
         return
     if rank == 0:
-        extra = {"config": json.dumps(spec.config), "trial_key": spec.key}
-        save_adapter(folder / MODEL_FILE, model.backbone, head=model.head, task="segmentation", extra=extra)
-        save_examples(model, data.split("test"), folder / EXAMPLES_FILE, device=device)
-        write_atomically(folder / FINAL_FILE, json.dumps(final).encode())
-    step = config.train.num_steps
-    report({"points": [], "step": step, "objective": final[VALIDATION], "final": final})
+        _keep(spec, model, gallery, final)
+    report({"points": [], "step": config.train.num_steps, "objective": final[validation], "final": final})
+
+
+def _keep(spec: Spec, model: Any, gallery: Gallery, final: Mapping[str, float]) -> None:
+    """Write what outlives the trial: its model, example pictures, final metrics."""
+    from sigma_ray import pictures
+    from sigma_ray.adapter_files import save_adapter
+    from sigma_ray.files import write_atomically
+
+    folder, info = Path(spec.folder), dataclasses.asdict(gallery.data.info)
+    extra = {"config": json.dumps(spec.config), "info": json.dumps(info), "trial_key": spec.key}
+    save_adapter(folder / MODEL_FILE, model.backbone, head=model.head, task=spec.config["task"], extra=extra)
+    pictures.save_examples(folder / EXAMPLES_FILE, gallery.draw(model, "test"))
+    write_atomically(folder / FINAL_FILE, json.dumps(final).encode())
 
 
 @functools.lru_cache(maxsize=4)
-def open_data(name: str, config: Any) -> Any:
+def open_data(config: Any, task: str, head: Any) -> Any:
     """The data set, opened once per process and shared by its trials."""
-    from sigma_ray import data
+    from sigma_ray import components, data, tasks
 
-    return data.open_data(name, config, "segmentation", ("mask",))
+    return data.open_data(components.name_of(config), config, task, tasks.columns(task, head))
 
 
 def _run_workers(spec: Spec) -> None:

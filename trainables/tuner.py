@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sigma_ray import components, data, fingerprint, tracking
+from sigma_ray import data, fingerprint, tracking
 from sigma_ray.config import to_dict, trial_key
 from sigma_ray.study import Plan
 from trainables import cluster, preflight, results
@@ -35,7 +35,7 @@ def run_study(plan: Plan, flags: "Flags") -> int:
         tracking.check(flags.tracking_uri)
         address = preflight.ray_address(flags.address)
         first = plan.trials[0].config
-        opened = data.open_data(components.name_of(first.data), first.data, "segmentation", ("mask",))
+        opened = data.open_for(first)
         specs = make_specs(plan, opened.fingerprint, folder)
         ledger = tracking.Ledger(flags.tracking_uri, plan.study.name, folder / "spool")
         try:
@@ -148,7 +148,7 @@ def train(
             plan.study.name,
             [(s.arm, s.seed) for s in missing.values()],
             [arm.name for arm in plan.arms],
-            plan.study.mode,
+            plan.mode,
         )
         tuner = tune.Tuner(
             tune.with_resources(functools.partial(run, specs=dict(missing)), resources),

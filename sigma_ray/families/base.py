@@ -125,6 +125,16 @@ class Backbone(nn.Module):
         indices = (last,) if len(self.sites) else self.out_indices
         return tuple(self.neck_channels if index == last else self.blocks[index].dim for index in indices)
 
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The last block of every stage; a plain ViT is one stage."""
+        return (len(self.blocks) - 1,)
+
+    def stride_of(self, index: int) -> int:
+        """Pixels per cell of the map of block `index`."""
+        del index
+        return self.stride
+
     def set_frozen(self, frozen: bool) -> None:
         """Mark every module present now as the frozen model's own (kept in evaluation mode) or as free."""
         modules: Iterator[Any] = self.modules()

@@ -4,6 +4,7 @@ The final norm has the last stage's width and is applied to its blocks only; map
 stream, as in timm's `forward_intermediates`.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,6 +78,17 @@ class SwinBackbone(Backbone):
         """Every block, in order; the modules stay at `layers.i.blocks.j`, as in timm."""
         layers: Any = self.layers
         return tuple(block for stage in layers for block in stage.blocks)
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The last block of every stage."""
+        layers: Any = self.layers
+        ends = itertools.accumulate(len(stage.blocks) for stage in layers)
+        return tuple(end - 1 for end in ends)
+
+    def stride_of(self, index: int) -> int:
+        """Pixels per cell of the map of block `index`."""
+        return self.patch_size * 2 ** sum(end < index for end in self.stages)
 
     def _streams(self, images: Tensor, grid: tuple[int, int]) -> Iterator[tuple[Tensor, tuple[int, int]]]:
         x_BND = self.patch_embed(images).flatten(1, 2)

@@ -1,8 +1,11 @@
 """Heads: one file each, with its `Config` and `build`.
 
-`build(config, in_channels=d, stride=s, num_classes=C, ignore_index=i)` returns a module with two methods:
-`loss(features, mask)`, a scalar, and `predict(features, size)`, logits or scores (B, C, *size). `features` is the
-backbone's list of maps, the last layer's last.
+`Config` names its `task` and the `maps` of the backbone that it works on: "last" (one map of the last block), "levels"
+(the last map of a plain ViT; one map a stage, fine to coarse, of a hierarchical backbone) or "spread" (four maps:
+blocks evenly spread, or the four stages). `build(config, in_channels=..., strides=..., info=...)`, with one entry a
+map, returns a module with two methods: `loss(features, targets, size)`, a scalar, and `predict(features, size)`, both
+on the list of maps and the input's (height, width). What targets and predictions are depends on the task: see
+`sigma_ray.tasks`.
 """
 
 from importlib import import_module

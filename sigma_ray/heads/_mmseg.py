@@ -1,4 +1,4 @@
-"""MMSegmentation's decode heads behind this project's head interface, on a simple feature pyramid."""
+"""MMSegmentation's decode heads behind this project's head interface."""
 
 import logging
 from pathlib import Path
@@ -8,47 +8,66 @@ import torch
 from torch import Tensor, nn
 
 from sigma_ray.heads._mmcv_ops import install
-from sigma_ray.heads._pyramid import SimplePyramid
+from sigma_ray.heads._pyramid import NormedStages, SimplePyramid
 from sigma_ray.tasks import segmentation
 
 
 class MMSegHead(nn.Module):
-    """A decode head of MMSegmentation, built from its configuration `config` (the `decode_head` part of a model)."""
+    """A decode head of MMSegmentation on the levels that `pyramid` makes.
 
-    def __init__(self, config: dict[str, Any], in_channels: int, channels: int, ignore_index: int) -> None:
+    `config` is the `decode_head` part of a model's configuration there, `auxiliary` its `auxiliary_head`, if any: a
+    head whose loss is added, and that predictions do without.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        pyramid: SimplePyramid | NormedStages,
+        ignore_index: int,
+        auxiliary: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        from mmengine.config import ConfigDict
+        self.pyramid = pyramid
+        self.head = _build(config, ignore_index)
+        self.auxiliary = None if auxiliary is None else _build(auxiliary, ignore_index)
 
-        models = _models()
-        self.ignore_index = ignore_index
-        self.pyramid = SimplePyramid(in_channels, channels)
-        self.head = models.build(ConfigDict({**config, "ignore_index": ignore_index}))
-        level = logging.getLogger("mmengine").level
-        logging.getLogger("mmengine").setLevel(logging.ERROR)  # it prints one line a parameter
-        self.head.init_weights()
-        logging.getLogger("mmengine").setLevel(level)
-
-    def loss(self, features: list[Tensor], mask: Tensor) -> Tensor:
-        """Sum of the head's own loss terms against `mask` (B, H, W)."""
+    def loss(self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+        """Sum of the heads' own loss terms against `mask` (B, *size)."""
         from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample
 
         samples = []
-        for label in mask:
-            sample = SegDataSample(metainfo=_meta(mask.shape[-2:]))
+        for label in targets["mask"]:
+            sample = SegDataSample(metainfo=_meta(size))
             sample.gt_sem_seg = PixelData(data=label[None])
             samples.append(sample)
-        terms = self.head.loss(self._levels(features), samples, {})
-        values = [value for name, value in terms.items() if "loss" in name]
-        return torch.stack([torch.as_tensor(sum(v) if isinstance(v, list) else v).sum() for v in values]).sum()
+        levels, total = self._levels(features), torch.zeros((), device=features[-1].device)
+        for head in (self.head, self.auxiliary):
+            terms = {} if head is None else head.loss(levels, samples, {})
+            values = [value for name, value in terms.items() if "loss" in name]
+            total = total + sum(torch.as_tensor(sum(v) if isinstance(v, list) else v).sum() for v in values)
+        return total
 
-    def predict(self, features: list[Tensor], size: torch.Size) -> Tensor:
+    def predict(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Class scores (B, C, *size)."""
         metas = [_meta(size)] * len(features[-1])
         return segmentation.resize(self.head.predict(self._levels(features), metas, {}).float(), size)
 
     def _levels(self, features: list[Tensor]) -> list[Tensor]:
         return self.pyramid([feature.float() if not torch.is_autocast_enabled() else feature for feature in features])
+
+
+def _build(config: dict[str, Any], ignore_index: int) -> Any:
+    from mmengine.config import ConfigDict
+    from mmengine.logging import MMLogger
+
+    head = _models().build(ConfigDict({**config, "ignore_index": ignore_index}))
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it prints one line a parameter
+    head.init_weights()
+    logger.setLevel(level)
+    return head
 
 
 def official_config(path: str) -> Any:
@@ -70,6 +89,6 @@ def _models() -> Any:
     return MODELS
 
 
-def _meta(size: torch.Size) -> dict[str, Any]:
+def _meta(size: tuple[int, int]) -> dict[str, Any]:
     shape = tuple(size)
     return {"img_shape": shape, "ori_shape": shape, "pad_shape": shape, "batch_input_shape": shape}

@@ -7,17 +7,21 @@ statistics would make a trial's result depend on how the batch is split over wor
 
 import itertools
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from sigma_ray import checks
+from sigma_ray.data import Info
 from sigma_ray.tasks import segmentation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """`channels`: width of both deconvolutions; None keeps the backbone's width."""
+
+    task: ClassVar[str] = "segmentation"
+    maps: ClassVar[str] = "last"
 
     channels: int | None = None
     num_groups: int = 16
@@ -55,22 +59,25 @@ class DeconvHead(nn.Module):
         """Logits at four times the map's resolution."""
         return self.classify(self.up(features[-1]))
 
-    def loss(self, features: list[Tensor], mask: Tensor) -> Tensor:
-        """Pixel cross-entropy against `mask` (B, H, W)."""
-        return segmentation.loss(self(features).float(), mask, ignore_index=self.ignore_index)
+    def loss(self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+        """Pixel cross-entropy against `mask` (B, *size)."""
+        return segmentation.loss(self(features).float(), targets["mask"], ignore_index=self.ignore_index)
 
-    def predict(self, features: list[Tensor], size: torch.Size) -> Tensor:
+    def predict(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Logits (B, C, *size)."""
         return segmentation.resize(self(features).float(), size)
 
 
-def build(config: Config, *, in_channels: int, stride: int, num_classes: int, ignore_index: int) -> nn.Module:
-    """The head on maps of `in_channels` channels; `stride` does not matter to it."""
-    del stride
-    channels = config.channels or in_channels
+def build(config: Config, *, in_channels: tuple[int, ...], strides: tuple[float, ...], info: Info) -> nn.Module:
+    """The head on the last map.
+
+    Raises:
+        ValueError: the backbone's width, which `channels` None stands for, is no multiple of `num_groups`.
+    """
+    channels = config.channels or in_channels[-1]
     if channels % config.num_groups:
         raise ValueError(
             f"head.channels must be a multiple of head.num_groups ({config.num_groups}), but got {channels} "
             "(the backbone's width); set head.channels."
         )
-    return DeconvHead(in_channels, channels, config.num_groups, num_classes, ignore_index)
+    return DeconvHead(in_channels[-1], channels, config.num_groups, info.num_classes, info.ignore_index)

@@ -1,16 +1,18 @@
-"""Mask2Former, MMSegmentation's implementation and ADE20K configuration, on a simple feature pyramid.
+"""Mask2Former, MMSegmentation's implementation and ADE20K configuration, on four levels.
 
 Source: Cheng et al., "Masked-attention Mask Transformer" (CVPR 2022); `mask2former_r50_8xb2-160k_ade20k-512x512.py`
 of MMSegmentation, with the widths and depths below in place of its own where they differ.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
 from sigma_ray import checks
+from sigma_ray.data import Info
 from sigma_ray.heads._mmseg import MMSegHead, official_config
+from sigma_ray.heads._pyramid import four_levels
 
 OFFICIAL = "mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py"
 
@@ -18,6 +20,9 @@ OFFICIAL = "mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py"
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Width, queries, layers of pixel decoder and transformer decoder, points a mask loss samples (paper's values)."""
+
+    task: ClassVar[str] = "segmentation"
+    maps: ClassVar[str] = "levels"
 
     channels: int = 256
     num_queries: int = 100
@@ -34,19 +39,19 @@ class Config:
             )
 
 
-def build(config: Config, *, in_channels: int, stride: int, num_classes: int, ignore_index: int) -> nn.Module:
-    """The head on maps of `in_channels` channels; the pyramid's strides are 1/4, 1/2, 1 and 2 times `stride`."""
-    head = official_config(OFFICIAL).decode_head
-    dim = config.channels
-    head.update(in_channels=[dim] * 4, strides=[stride / 4, stride / 2, stride, stride * 2], feat_channels=dim,
-                out_channels=dim, num_classes=num_classes, num_queries=config.num_queries)  # fmt: skip
-    head.loss_cls.class_weight = [1.0] * num_classes + [0.1]
+def build(config: Config, *, in_channels: tuple[int, ...], strides: tuple[float, ...], info: Info) -> nn.Module:
+    """The head on the last map of a plain ViT or on four stages."""
+    head, dim = official_config(OFFICIAL).decode_head, config.channels
+    pyramid = four_levels(in_channels, strides, dim)
+    head.update(in_channels=list(pyramid.channels), strides=list(pyramid.strides), feat_channels=dim,
+                out_channels=dim, num_classes=info.num_classes, num_queries=config.num_queries)  # fmt: skip
+    head.loss_cls.class_weight = [1.0] * info.num_classes + [0.1]
     head.train_cfg.num_points = config.num_points
     _resize(head.pixel_decoder, head.transformer_decoder, dim)
     head.pixel_decoder.encoder.num_layers = config.encoder_layers
     head.transformer_decoder.num_layers = config.decoder_layers
     head.positional_encoding.num_feats = dim // 2
-    return MMSegHead(head.to_dict(), in_channels, dim, ignore_index)
+    return MMSegHead(head.to_dict(), pyramid, info.ignore_index)
 
 
 def _resize(pixel: Any, decoder: Any, dim: int) -> None:

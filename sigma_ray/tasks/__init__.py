@@ -39,6 +39,11 @@ def get(name: str) -> Task:
     return TASKS[name]
 
 
+def columns(name: str, head: object) -> tuple[str, ...]:
+    """The targets that task `name` reads of a sample with a head (its `Config`)."""
+    return (*get(name).columns, *(("masks",) if getattr(head, "with_masks", False) else ()))
+
+
 def load(name: str) -> ModuleType:
     """The module of task `name`, which holds its `Metric`."""
     get(name)

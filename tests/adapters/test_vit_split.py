@@ -123,15 +123,15 @@ def test_more_blocks_than_there_are_are_refused(tiny_vit, options):
 def test_published_counts_with_the_linear_head(name, blocks, prior, published):
     from sigma_ray import heads
     from sigma_ray.config import component
+    from sigma_ray.data import Info
 
     with torch.device("meta"):
         backbone = backbones.load(name, weights=None)
         head = heads.load("deconv").build(
             component("head", "deconv", num_groups=32),
-            in_channels=backbone.embed_dim,
-            stride=14,
-            num_classes=150,
-            ignore_index=255,
+            in_channels=(backbone.embed_dim,),
+            strides=(14,),
+            info=Info(image_size=(518, 518), num_classes=150),
         )
         adapters.attach(backbone, "vit_split", num_task_blocks=blocks, num_prior_blocks=prior)
     total = adapters.trainable_parameters(backbone) + sum(p.numel() for p in head.parameters())

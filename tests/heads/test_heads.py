@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from sigma_ray import heads
-from sigma_ray.heads._pyramid import SimplePyramid
+from sigma_ray import components, heads
+from sigma_ray.data import Info
 
 SMALL = {
     "segformer": {"channels": 32},
@@ -21,7 +21,10 @@ CLASSES, IGNORE = 5, 255
 SIZE = (48, 64)
 
 
-@pytest.fixture(params=heads.names())
+SEGMENTATION = [name for name in heads.names() if components.config_class("head", name).task == "segmentation"]
+
+
+@pytest.fixture(params=SEGMENTATION)
 def name(request):
     return request.param
 
@@ -29,19 +32,18 @@ def name(request):
 def build(name, seed=0):
     module = heads.load(name)
     torch.manual_seed(seed)
-    return module.build(
-        module.Config(**SMALL.get(name, {})), in_channels=32, stride=8, num_classes=CLASSES, ignore_index=IGNORE
-    )
+    info = Info(image_size=SIZE, num_classes=CLASSES, ignore_index=IGNORE)
+    return module.build(module.Config(**SMALL.get(name, {})), in_channels=(32,), strides=(8,), info=info)
 
 
 def features():
     return [torch.randn(2, 32, 6, 8, generator=torch.Generator().manual_seed(1)).requires_grad_()]
 
 
-def masks():
+def targets():
     mask = torch.randint(0, CLASSES, (2, *SIZE), generator=torch.Generator().manual_seed(2))
     mask[:, :5] = IGNORE
-    return mask
+    return {"mask": mask}
 
 
 def test_heads_are_found():
@@ -51,7 +53,7 @@ def test_heads_are_found():
 def test_predictions_have_the_images_size(name):
     head = build(name).eval()
     with torch.no_grad():
-        prediction = head.predict(features(), torch.Size(SIZE))
+        prediction = head.predict(features(), SIZE)
     assert prediction.shape == (2, CLASSES, *SIZE)
     assert prediction.dtype == torch.float32
     assert prediction.isfinite().all()
@@ -59,7 +61,7 @@ def test_predictions_have_the_images_size(name):
 
 def test_the_gradient_reaches_features_and_every_parameter(name):
     head, maps = build(name).train(), features()
-    loss = head.loss(maps, masks())
+    loss = head.loss(maps, targets(), SIZE)
     assert loss.shape == ()
     loss.backward()
     assert maps[-1].grad.abs().sum() > 0
@@ -69,7 +71,7 @@ def test_the_gradient_reaches_features_and_every_parameter(name):
 
 def test_masks_without_labels_are_harmless(name):
     head, maps = build(name).train(), features()
-    loss = head.loss(maps, torch.full((2, *SIZE), IGNORE))
+    loss = head.loss(maps, {"mask": torch.full((2, *SIZE), IGNORE)}, SIZE)
     loss.backward()
     assert loss.isfinite()
     assert maps[-1].grad.isfinite().all()
@@ -82,7 +84,7 @@ def test_a_few_steps_lower_the_loss(name):
     losses = []
     for _ in range(6):
         optimiser.zero_grad()
-        loss = head.loss(maps, mask)
+        loss = head.loss(maps, {"mask": mask}, SIZE)
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
@@ -99,17 +101,12 @@ def test_its_state_can_be_saved(name):
     assert save({key: value.contiguous() for key, value in build(name).state_dict().items()})
 
 
-def test_the_pyramid_has_four_scales():
-    levels = SimplePyramid(32, 16)(features())
-    assert [tuple(level.shape) for level in levels] == [(2, 16, 6 * 4 // s, 8 * 4 // s) for s in (1, 2, 4, 8)]
-
-
 def test_widths_that_do_not_divide_are_refused():
     deconv, mask2former = heads.load("deconv"), heads.load("mask2former")
     with pytest.raises(ValueError, match=r"multiple of head\.num_groups"):
         deconv.Config(channels=20)
     with pytest.raises(ValueError, match="backbone's width"):
-        deconv.build(deconv.Config(), in_channels=20, stride=8, num_classes=2, ignore_index=255)
+        deconv.build(deconv.Config(), in_channels=(20,), strides=(8,), info=Info(image_size=SIZE, num_classes=2))
     with pytest.raises(ValueError, match="multiple of 32"):
         mask2former.Config(channels=48)
 
