@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,6 +47,8 @@ class Config:
         split_seed: another seed holds out others.
     """
 
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
+
     root: str | None = None
     image_size: tuple[int, int] = (512, 512)
     num_classes: int | None = None
@@ -69,7 +72,7 @@ class Config:
         non_negative("data.split_seed", self.split_seed)
 
 
-def info(cfg: Config) -> Info:
+def info(cfg: Config, task: str) -> Info:
     """Labels and geometry, from the configuration and `classes.json`.
 
     Raises:
@@ -78,7 +81,7 @@ def info(cfg: Config) -> Info:
     return _resolve(cfg)[0]
 
 
-def cache_key(cfg: Config) -> str:
+def cache_key(cfg: Config, task: str) -> str:
     """Hash of the settings and of the names, sizes and modification times of the files: quick, and local."""
     root, pairs = _root(cfg), _splits(cfg)
     stats = []
@@ -90,7 +93,7 @@ def cache_key(cfg: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def fingerprint(cfg: Config) -> str:
+def fingerprint(cfg: Config, task: str) -> str:
     """Hash of the settings and of every file's relative name and bytes, by split; reads all files."""
     root, digest = _root(cfg), hashlib.sha256()
     digest.update(json.dumps(_settings(cfg), sort_keys=True).encode())
@@ -102,7 +105,7 @@ def fingerprint(cfg: Config) -> str:
     return digest.hexdigest()
 
 
-def batches(cfg: Config, split: str) -> Iterator[dict[str, np.ndarray]]:
+def batches(cfg: Config, task: str, split: str) -> Iterator[dict[str, np.ndarray]]:
     """Yield "image" uint8 (B, 3, H, W) and "mask" uint8 (B, H, W) of "train", "val" or "test".
 
     Raises:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,6 +20,12 @@ from sigma_ray.data import _shapes, _textures
 from sigma_ray.data._info import Info
 
 CLASS_NAMES = ("sky", "ground", *_shapes.SHAPES)
+NUM_STUFF = 2  # the leading classes that are no objects
+COLUMNS = {
+    "segmentation": ("image", "mask"),
+    "detection": ("image", "boxes", "labels", "area", "instance"),
+    "depth": ("image", "depth"),
+}
 SPLITS = ("train", "val", "test")
 DOMAINS = ("source", "target")
 VERSION = 1  # part of the fingerprint: raise it whenever a pixel changes
@@ -42,6 +49,8 @@ class Config:
         min_object: width of the thinnest part of an object, in pixels.
         max_object_fraction: diameter of the largest object, as a share of the shorter image side.
     """
+
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation", "detection", "depth")
 
     image_size: tuple[int, int] = (64, 64)
     domain: str = "target"
@@ -185,28 +194,32 @@ def _boxes(region: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray]:
     return boxes, visible
 
 
-def info(cfg: Config) -> Info:
-    """Labels and geometry of the scenes."""
-    return Info(num_classes=len(CLASS_NAMES), class_names=CLASS_NAMES, image_size=cfg.image_size)
+def info(cfg: Config, task: str) -> Info:
+    """Labels and geometry of the scenes: for detection the shapes alone, because sky and ground are no objects."""
+    one_of("task", task, cfg.tasks)
+    if task == "depth":
+        return Info(image_size=cfg.image_size, max_depth=_shapes.FAR)
+    labels = CLASS_NAMES if task == "segmentation" else CLASS_NAMES[NUM_STUFF:]
+    return Info(num_classes=len(labels), class_names=labels, image_size=cfg.image_size)
 
 
-def fingerprint(cfg: Config) -> str:
-    """Hash of everything that decides a pixel or a label."""
+def fingerprint(cfg: Config, task: str) -> str:
+    """Hash of everything that decides a pixel or a label; one for all tasks."""
     text = json.dumps({"scenes": VERSION, "classes": CLASS_NAMES, **asdict(cfg)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def cache_key(cfg: Config) -> str:
-    """Name of the tables in the cache: here the fingerprint, because it costs nothing."""
-    return fingerprint(cfg)
+def cache_key(cfg: Config, task: str) -> str:
+    """Name of the tables in the cache. Each task has its own, with no more columns than it reads."""
+    return hashlib.sha256(f"{task} {fingerprint(cfg, task)}".encode()).hexdigest()
 
 
-def batches(cfg: Config, split: str) -> Iterator[dict[str, np.ndarray]]:
-    """Yield all samples of "train", "val" or "test" in order, some dozens at a time."""
+def batches(cfg: Config, task: str, split: str) -> Iterator[dict[str, np.ndarray]]:
+    """Yield all samples of "train", "val" or "test" in order, some dozens at a time, with the columns of `task`."""
     one_of("split", split, SPLITS)
     total = {"train": cfg.num_train, "val": cfg.num_val, "test": cfg.num_test}[split]
     for start in range(0, total, BATCH):
-        yield render(
+        scene = render(
             range(start, min(start + BATCH, total)),
             seed=cfg.seed,
             split=split,
@@ -215,3 +228,14 @@ def batches(cfg: Config, split: str) -> Iterator[dict[str, np.ndarray]]:
             min_object=cfg.min_object,
             max_object_fraction=cfg.max_object_fraction,
         )
+        if task == "detection":
+            scene |= _objects(scene)
+        yield {name: scene[name] for name in COLUMNS[task]}
+
+
+def _objects(scene: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Labels 0 .. 7 of the shapes, -1 where a slot shows nothing, and the visible pixels of every slot."""
+    labels, instance = scene["labels"], scene["instance"]
+    slots = np.arange(1, labels.shape[1] + 1)
+    area = (instance[:, None] == slots[:, None, None]).sum(axis=(2, 3))
+    return {"labels": np.where(labels < 0, -1, labels - NUM_STUFF), "area": area.astype(np.float64)}

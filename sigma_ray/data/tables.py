@@ -1,8 +1,7 @@
 """Sample tables: one Arrow IPC file per split, one row per sample, read through a memory map without copies.
 
-A column is a fixed-shape tensor stored as fixed-size binary; its dtype and shape stand in the schema's
-metadata. The files of a data set lie in one folder with a `meta.json`. The folder appears by one rename when
-everything in it is complete, so a reader sees all of it or nothing.
+Columns hold tensors of one shape, or ragged ones (`_columns`). The files of a data set lie in one folder with a
+`meta.json`. The folder appears by one rename when everything in it is complete, so a reader sees all of it or nothing.
 """
 
 import itertools
@@ -11,24 +10,27 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
 import platformdirs
 import pyarrow as pa
 
+from sigma_ray.data import _columns
+from sigma_ray.data._columns import Values
 from sigma_ray.data._info import Info
 
-FORMAT = 1
+FORMAT = 2
 """Part of every `meta.json`. Raise it when the layout of the files changes; older tables are built again."""
 
-_COLUMNS = b"sigma_ray.columns"
 _log = logging.getLogger(__name__)
 
-Batches = Iterable[dict[str, np.ndarray]]
+Batches = Iterable[Mapping[str, Values]]
+"""Samples of a split, some dozens at a time. A generator may return notes: what it left out, and why."""
 
 
 class Table:
@@ -36,15 +38,17 @@ class Table:
 
     Attributes:
         path: the Arrow file.
-        shapes: shape of one sample, by column.
+        shapes: shape of one sample, by column; a ragged column's begins with None.
         dtypes: numpy dtype, by column.
     """
 
-    def __init__(self, path: Path, views: dict[str, list[np.ndarray]]) -> None:
+    def __init__(
+        self, path: Path, specs: dict[str, dict[str, Any]], views: dict[str, list[np.ndarray | _columns.Ragged]]
+    ) -> None:
         """Hold the views; use `Table.open`."""
         self.path = path
-        self.shapes = {name: chunks[0].shape[1:] for name, chunks in views.items()}
-        self.dtypes = {name: chunks[0].dtype for name, chunks in views.items()}
+        self.shapes = {name: tuple(spec["shape"]) for name, spec in specs.items()}
+        self.dtypes = {name: np.dtype(spec["dtype"]) for name, spec in specs.items()}
         self._views = views
         self._ends = np.cumsum([len(chunk) for chunk in next(iter(views.values()))])
 
@@ -58,7 +62,7 @@ class Table:
         path = Path(path)
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            columns = json.loads((reader.schema.metadata or {})[_COLUMNS])
+            specs = _columns.stored_specs(reader.schema)
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         except (OSError, pa.ArrowInvalid, KeyError) as error:
             reason = "it is not there" if isinstance(error, FileNotFoundError) else "it is cut short or no table"
@@ -67,15 +71,17 @@ class Table:
             ) from None
         if not batches:
             raise ValueError(f"The table {path} has no rows; delete {path.parent} to build it again.")
-        views = {name: [_view(batch.column(name), **spec) for batch in batches] for name, spec in columns.items()}
-        return cls(path, views)
+        views = {name: [_columns.view(batch.column(name), **spec) for batch in batches] for name, spec in specs.items()}
+        return cls(path, specs, views)
 
     def __len__(self) -> int:
         """Number of samples."""
         return int(self._ends[-1])
 
-    def take(self, indices: np.ndarray | Iterable[int], columns: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-        """Copies of the samples `indices`, in that order, stacked: (len(indices), *shape) per column, by default all.
+    def take(self, indices: np.ndarray | Iterable[int], columns: Iterable[str] | None = None) -> dict[str, Any]:
+        """Copies of the samples `indices`, in that order, by default of all columns.
+
+        Stacked arrays (len(indices), *shape); a list of arrays for a ragged column.
 
         Raises:
             IndexError: an index outside 0 .. len - 1.
@@ -83,15 +89,24 @@ class Table:
         rows = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"indices must lie in 0 .. {len(self) - 1}, but got {rows.min()} .. {rows.max()}.")
+        names = self._views if columns is None else columns
+        return {name: self._rows(name, rows) for name in names}
+
+    def _rows(self, name: str, rows: np.ndarray) -> Any:
+        shape, views = self.shapes[name], self._views[name]
+        ragged = shape[:1] == (None,)
+        result: Any = np.empty(len(rows), object) if ragged else np.empty((len(rows), *shape), self.dtypes[name])
         chunks = np.searchsorted(self._ends, rows, side="right")
         starts = np.concatenate([[0], self._ends])
-        names = self._views if columns is None else columns
-        result = {name: np.empty((len(rows), *self.shapes[name]), self.dtypes[name]) for name in names}
         for chunk in np.unique(chunks):
             chosen = np.nonzero(chunks == chunk)[0]
-            for name in result:
-                result[name][chosen] = self._views[name][chunk][rows[chosen] - starts[chunk]]
-        return result
+            found = views[chunk][rows[chosen] - starts[chunk]]
+            if ragged:
+                for position, row in zip(chosen, found, strict=True):
+                    result[position] = row
+            else:
+                result[chosen] = found
+        return list(result) if ragged else result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +118,7 @@ class Meta:
         fingerprint: content hash of the data set.
         rows: number of samples, by split.
         bytes: size of the Arrow file, by split.
+        notes: what was left out of a split and why, by split; only splits that something was left out of.
         format: layout of the files.
     """
 
@@ -110,6 +126,7 @@ class Meta:
     fingerprint: str
     rows: dict[str, int]
     bytes: dict[str, int]
+    notes: dict[str, list[str]] = field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -132,8 +149,7 @@ def build(
         folder: the tables' place; written beside it first and then renamed.
         info: called when the tables are built.
         fingerprint: likewise.
-        batches: samples of a split, dicts of arrays with a leading batch axis; shapes and dtypes must not
-        vary.
+        batches: samples of a split; shapes and dtypes must not vary, but for a ragged column's first axis.
         splits: names of the splits; each becomes `<split>.arrow`.
 
     Raises:
@@ -168,9 +184,8 @@ def read_meta(folder: Path) -> Meta | None:
         plain = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']}, expected {FORMAT}")
-        labels = plain.pop("info")
-        names, size = tuple(labels.pop("class_names")), tuple(labels.pop("image_size"))
-        meta = Meta(info=Info(class_names=names, image_size=size, **labels), **plain)
+        labels: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.pop("info").items()}
+        meta = Meta(info=Info(**labels), **plain)
         for split, rows in meta.rows.items():
             path = folder / f"{split}.arrow"
             if path.stat().st_size != meta.bytes[split] or len(Table.open(path)) != rows:
@@ -201,10 +216,17 @@ def _write_all(
 ) -> Meta:
     labels = info()
     folder.mkdir()
-    rows = {split: _write(folder / f"{split}.arrow", iter(batches(split))) for split in splits}
+    rows, notes = {}, {}
+    for split in splits:
+        rows[split], left_out = _write(folder / f"{split}.arrow", iter(batches(split)))
+        if left_out:
+            notes[split] = left_out
+            _log.warning("Split %r: %s.", split, "; ".join(left_out))
     size = {split: (folder / f"{split}.arrow").stat().st_size for split in rows}
     # After the samples, which find unusable files and say so better than a hash of their bytes would.
-    meta = Meta(info=labels, fingerprint=fingerprint(), rows=rows, bytes=size)
+    meta = Meta(
+        info=labels, fingerprint=fingerprint(), rows=rows, bytes=size, notes={k: v for k, v in notes.items() if v}
+    )
     with open(folder / "meta.json", "w", encoding="utf-8") as file:
         json.dump(asdict(meta), file, indent=1)
         file.flush()
@@ -212,35 +234,27 @@ def _write_all(
     return meta
 
 
-def _write(path: Path, batches: Iterator[dict[str, np.ndarray]]) -> int:
-    """Write one split and return its number of rows."""
-    first = next(batches, None)
+def _write(path: Path, batches: Iterator[Mapping[str, Values]]) -> tuple[int, list[str]]:
+    """Write one split; its number of rows and its notes."""
+    notes: list[str] = []
+    samples = _noting(batches, notes)
+    first = next(samples, None)
     if first is None:
         raise ValueError(f"Split {path.stem!r} must have at least one sample, but got none; check the data folder.")
-    specs = {name: {"dtype": array.dtype.str, "shape": list(array.shape[1:])} for name, array in first.items()}
-    fields = [pa.field(name, pa.binary(array[:1].nbytes)) for name, array in first.items()]
-    schema = pa.schema(fields, metadata={_COLUMNS: json.dumps(specs).encode()})
-    rows = 0
+    specs, rows = _columns.specs(first), 0
+    schema = _columns.schema(specs)
     with open(path, "wb") as file:
         with pa.ipc.new_file(file, schema) as writer:
-            for batch in itertools.chain([first], batches):
-                found = {name: {"dtype": a.dtype.str, "shape": list(a.shape[1:])} for name, a in batch.items()}
-                if found != specs:
+            for batch in itertools.chain([first], samples):
+                if (found := _columns.specs(batch)) != specs:
                     raise ValueError(f"Samples of {path.stem!r} must all be like {specs}, but got {found}.")
-                writer.write_batch(pa.record_batch([_column(batch[f.name]) for f in fields], schema=schema))
+                writer.write_batch(pa.record_batch([_columns.encode(batch[name]) for name in specs], schema=schema))
                 rows += len(next(iter(batch.values())))
         file.flush()
         os.fsync(file.fileno())
-    return rows
+    return rows, notes
 
 
-def _column(array: np.ndarray) -> pa.Array:
-    data = pa.py_buffer(np.ascontiguousarray(array))
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(array[:1].nbytes), len(array), [None, data])
-
-
-def _view(column: pa.Array, dtype: str, shape: list[int]) -> np.ndarray:
-    """Numpy view (rows, *shape) on a column of the mapped file."""
-    width, buffer = column.type.byte_width, column.buffers()[1]
-    flat = np.frombuffer(buffer, dtype=np.uint8, count=len(column) * width, offset=column.offset * width)
-    return flat.view(dtype).reshape(len(column), *shape)
+def _noting(batches: Iterator[Mapping[str, Values]], notes: list[str]) -> Iterator[Mapping[str, Values]]:
+    """The same batches; what the generator returns at its end goes into `notes`."""
+    notes += (yield from batches) or []

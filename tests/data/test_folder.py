@@ -43,6 +43,11 @@ def config(root: Path, **options: Any) -> folder.Config:
     return replace(folder.Config(root=str(root), image_size=SIZE, num_classes=NUM_CLASSES), **options)
 
 
+def opened_as(cfg: folder.Config) -> data.Data:
+    """The folder that `cfg` describes."""
+    return data.open_data("folder", cfg, "segmentation", ["mask"])
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Three splits of 3, 2 and 1 pairs."""
@@ -52,15 +57,15 @@ def root(tmp_path: Path) -> Path:
 def refused(cfg: folder.Config) -> str:
     """The message with which `open_data` refuses `cfg`, on one line."""
     with pytest.raises(ValueError, match=r"\S") as caught:
-        data.open_data("folder", cfg)
+        opened_as(cfg)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_samples_equal_the_files(root: Path) -> None:
-    opened = data.open_data("folder", config(root))
+    opened = opened_as(config(root))
     assert [len(opened.split(split)) for split in data.SPLITS] == [3, 2, 1]
-    got = opened.split("train").take(range(3))
+    got = opened.split("train").take(range(3), ["mask"])
     for i in range(3):
         with Image.open(root / "images" / "training" / f"training_{i:03}.png") as stored:
             image = np.asarray(stored)
@@ -77,7 +82,7 @@ def test_image_and_mask_are_scaled_alike(tmp_path: Path) -> None:
     mask[30:90, 40:100] = 1
     Image.fromarray(np.stack([mask * 200] * 3, axis=-1)).save(root / "images/training/training_000.png")
     Image.fromarray(mask).save(root / "annotations/training/training_000.png")
-    got = data.open_data("folder", config(root, image_size=(40, 32))).split("train").take([0])
+    got = opened_as(config(root, image_size=(40, 32))).split("train").take([0], ["mask"])
     assert got["image"].shape == (1, 3, 40, 32)
     np.testing.assert_array_equal(got["mask"][0] == 1, got["image"][0, 0] > 100)
     assert set(np.unique(got["mask"])) == {0, 1}
@@ -90,7 +95,7 @@ def test_scaling_invents_no_labels(tmp_path: Path) -> None:
     root = make(tmp_path / "set", training=1, validation=1, test=1)
     mask = np.where(np.add.outer(np.arange(12), np.arange(16)) % 5 < 2, 3, 0).astype(np.uint8)
     Image.fromarray(mask).save(root / "annotations/training/training_000.png")
-    got = data.open_data("folder", config(root, image_size=(7, 9))).split("train").take([0])["mask"]
+    got = opened_as(config(root, image_size=(7, 9))).split("train").take([0], ["mask"])["mask"]
     assert set(np.unique(got)) == {0, 3}
 
 
@@ -116,13 +121,13 @@ def test_classes_json_supplies_what_the_config_leaves_open(root: Path) -> None:
     names = ["sky", "road", "tree"]
     stored = {"classes": names, "ignore_index": 9, "reduce_zero_label": True}
     (root / "classes.json").write_text(json.dumps(stored))
-    opened = data.open_data("folder", config(root, num_classes=None))
+    opened = opened_as(config(root, num_classes=None))
     assert (opened.info.class_names, opened.info.ignore_index) == (tuple(names), 9)
     bands = np.array([9, 0, 1, 2])
-    np.testing.assert_array_equal(opened.split("train").take([0])["mask"][0, 0], np.repeat(bands, 4))
+    np.testing.assert_array_equal(opened.split("train").take([0], ["mask"])["mask"][0, 0], np.repeat(bands, 4))
     explicit = config(root, num_classes=None, ignore_index=3, reduce_zero_label=False)
-    assert folder.info(explicit).ignore_index == 3
-    mask = data.open_data("folder", explicit).split("train").take([0])["mask"]
+    assert folder.info(explicit, "segmentation").ignore_index == 3
+    mask = opened_as(explicit).split("train").take([0], ["mask"])["mask"]
     np.testing.assert_array_equal(mask[0, 0], np.repeat(np.arange(4), 4))
 
 
@@ -130,8 +135,8 @@ def test_reduce_zero_label_follows_ade20k(root: Path) -> None:
     """0 becomes 255, k becomes k - 1, and 255 stays what it is."""
     mask = np.tile(np.repeat(np.array([0, 1, 3, 255], np.uint8), 4), (12, 1))
     Image.fromarray(mask).save(root / "annotations/training/training_000.png")
-    opened = data.open_data("folder", config(root, num_classes=3, reduce_zero_label=True))
-    got = opened.split("train").take([0])["mask"][0, 0]
+    opened = opened_as(config(root, num_classes=3, reduce_zero_label=True))
+    got = opened.split("train").take([0], ["mask"])["mask"][0, 0]
     np.testing.assert_array_equal(got, np.repeat([255, 0, 2, 255], 4))
 
 
@@ -145,33 +150,33 @@ def test_palette_masks_and_grey_or_jpeg_images_are_read(root: Path) -> None:
     grey = Image.fromarray(np.full(SIZE, 77, np.uint8))
     (root / "images/training/training_000.png").unlink()
     grey.save(root / "images/training/training_000.JPG")
-    got = data.open_data("folder", config(root)).split("train").take([0])
+    got = opened_as(config(root)).split("train").take([0], ["mask"])
     np.testing.assert_array_equal(got["mask"][0, 0], np.repeat(np.arange(4), 4))
     assert np.abs(got["image"].astype(int) - 77).max() <= 1
 
 
 def test_the_fingerprint_is_of_content_and_the_cache_notices_changes(root: Path, tmp_path: Path) -> None:
     cfg = config(root)
-    first = data.open_data("folder", cfg).fingerprint
+    first = opened_as(cfg).fingerprint
     copied = config(Path(shutil.copytree(root, tmp_path / "copy")))
     for path in Path(copied.root or "").rglob("*.png"):
         os.utime(path, (1, 1))
-    assert data.open_data("folder", copied).fingerprint == first
-    assert folder.cache_key(copied) != folder.cache_key(cfg)
+    assert opened_as(copied).fingerprint == first
+    assert folder.cache_key(copied, "segmentation") != folder.cache_key(cfg, "segmentation")
     for other in ({"image_size": (6, 8)}, {"num_classes": 5}, {"ignore_index": 254}):
-        assert folder.fingerprint(config(root, **other)) != first
-    assert folder.fingerprint(config(root, split_seed=7)) == first, "unused: the three splits are given"
+        assert folder.fingerprint(config(root, **other), "segmentation") != first
+    assert folder.fingerprint(config(root, split_seed=7), "segmentation") == first, "unused: the three splits are given"
     Image.new("RGB", (SIZE[1], SIZE[0])).save(root / "images/validation/validation_000.png")
-    changed = data.open_data("folder", cfg)
+    changed = opened_as(cfg)
     assert changed.fingerprint != first
-    assert not changed.split("val").take([0])["image"].any()
+    assert not changed.split("val").take([0], ["mask"])["image"].any()
 
 
 def test_an_opened_folder_is_not_read_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data.open_data("folder", config(root))
-    monkeypatch.setattr(folder, "fingerprint", lambda _: pytest.fail("read the files again"))
+    opened_as(config(root))
+    monkeypatch.setattr(folder, "fingerprint", lambda *_: pytest.fail("read the files again"))
     monkeypatch.setattr(folder, "batches", lambda *_: pytest.fail("decoded the files again"))
-    assert len(data.open_data("folder", config(root)).split("train")) == 3
+    assert len(opened_as(config(root)).split("train")) == 3
 
 
 def test_a_missing_root_or_folder_is_named(root: Path, tmp_path: Path) -> None:
@@ -277,11 +282,11 @@ def test_wrong_values_are_refused(options: dict, rule: str) -> None:
 @pytest.mark.skipif(not CAMVID.is_dir(), reason=f"CamVid is not at {CAMVID}")
 def test_camvid_is_read_as_published() -> None:
     """The published split sizes and classes; small samples, so that this takes seconds."""
-    opened = data.open_data("folder", folder.Config(root=str(CAMVID), image_size=(24, 32)))
+    opened = opened_as(folder.Config(root=str(CAMVID), image_size=(24, 32)))
     assert [len(opened.split(split)) for split in data.SPLITS] == [367, 101, 233]
     assert opened.info.num_classes == 11
     assert opened.info.class_names[0] == "sky"
-    mask = opened.split("val").take(range(101))["mask"]
+    mask = opened.split("val").take(range(101), ["mask"])["mask"]
     assert set(np.unique(mask)) <= {*range(11), 255}
     share = np.bincount(mask.ravel(), minlength=256) / mask.size
     assert share[[0, 1, 3, 5]].min() > 0.05, "sky, building, road and tree are the large classes"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sigma_ray import data, tasks
 from sigma_ray.data import _shapes, scenes
 
 COMBINATIONS = list(itertools.product(scenes.DOMAINS, scenes.SPLITS))
@@ -189,12 +190,12 @@ def test_other_image_sizes(image_size: tuple[int, int]) -> None:
 def test_batches_hold_every_index_once() -> None:
     cfg = scenes.Config(num_train=70, num_val=5, num_test=3, seed=4)
     for split, total in (("train", 70), ("val", 5), ("test", 3)):
-        got = np.concatenate([batch["image"] for batch in scenes.batches(cfg, split)])
+        got = np.concatenate([batch["image"] for batch in scenes.batches(cfg, "segmentation", split)])
         np.testing.assert_array_equal(got, scenes.render(range(total), seed=4, split=split)["image"])
 
 
 def test_info_and_fingerprint_follow_the_config() -> None:
-    info = scenes.info(scenes.Config(image_size=(96, 64)))
+    info = scenes.info(scenes.Config(image_size=(96, 64)), "segmentation")
     assert (info.num_classes, info.class_names, info.image_size) == (10, scenes.CLASS_NAMES, (96, 64))
     variants = [
         {},
@@ -204,9 +205,39 @@ def test_info_and_fingerprint_follow_the_config() -> None:
         {"min_object": 4},
         {"image_size": (96, 64)},
     ]
-    prints = [scenes.fingerprint(scenes.Config(**variant)) for variant in variants]
+    prints = [scenes.fingerprint(scenes.Config(**variant), "segmentation") for variant in variants]
     assert len(set(prints)) == len(prints)
-    assert prints[0] == scenes.fingerprint(scenes.Config())
+    assert prints[0] == scenes.fingerprint(scenes.Config(), "segmentation")
+
+
+@pytest.mark.parametrize("task", scenes.Config.tasks)
+def test_every_task_reads_the_same_scenes(task: str) -> None:
+    """What a task's table holds equals what is rendered, but that detection counts the shapes alone."""
+    cfg = scenes.Config(num_train=3, num_val=2, num_test=1)
+    opened = data.open_data("scenes", cfg, task, tasks.get(task).columns)
+    info = opened.info
+    found = opened.split("val").take(np.arange(2), opened.split("val").columns)
+    rendered = scenes.render(range(2), split="val")
+    names = [scenes.CLASS_NAMES[label] for label in rendered["labels"].ravel() if label >= 0]
+    np.testing.assert_array_equal(found["image"], rendered["image"])
+    if task == "segmentation":
+        assert (info.num_classes, info.class_names) == (10, scenes.CLASS_NAMES)
+        np.testing.assert_array_equal(found["mask"], rendered["mask"])
+    elif task == "depth":
+        assert (info.num_classes, info.max_depth) == (0, _shapes.FAR)
+        np.testing.assert_array_equal(found["depth"], rendered["depth"])
+    else:
+        assert [info.class_names[label] for label in found["labels"].ravel() if label >= 0] == names
+        np.testing.assert_array_equal(found["boxes"], rendered["boxes"])
+        np.testing.assert_array_equal(found["labels"] < 0, rendered["labels"] < 0)
+        seen = rendered["instance"][:, None] == np.arange(1, _shapes.NUM_SLOTS + 1)[:, None, None]
+        np.testing.assert_array_equal(found["masks"], seen)
+        np.testing.assert_array_equal(found["area"], seen.sum(axis=(2, 3)))
+
+
+def test_the_fingerprint_is_that_of_the_published_results() -> None:
+    """Trial keys in the ledgers of earlier studies hold it."""
+    assert scenes.fingerprint(scenes.Config(), "segmentation")[:16] == "81f855c25a1f18f0"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma_ray import data
-from sigma_ray.data import scenes, tables
+from sigma_ray.data import _columns, scenes, tables
 from sigma_ray.data._info import Info
 
 INFO = Info(num_classes=3, class_names=("a", "b", "c"), image_size=(4, 5))
@@ -158,6 +158,46 @@ def test_a_failing_source_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] in ([], ["t.lock"])
 
 
+@settings(max_examples=20, deadline=None)
+@given(lengths=st.lists(st.integers(0, 5), min_size=2, max_size=9), cut_at=st.integers(1, 8))
+def test_ragged_columns_keep_every_row(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], cut_at: int
+) -> None:
+    rng = np.random.default_rng(0)
+    boxes = [rng.random((n, 4)).astype(np.float32) for n in lengths]
+    names = [_columns.text("é" * n) for n in lengths]
+    cut_at = min(cut_at, len(lengths) - 1)
+    batches = [
+        {"boxes": boxes[part], "name": names[part], "number": np.arange(len(lengths))[part]}
+        for part in (slice(cut_at), slice(cut_at, None))
+    ]
+    folder = tmp_path_factory.mktemp("ragged") / "t"
+    tables.build(folder, info=lambda: INFO, fingerprint=lambda: "f", batches=lambda _: batches, splits=["train"])
+    table = tables.Table.open(folder / "train.arrow")
+    assert (table.shapes["boxes"], table.shapes["number"]) == ((None, 4), ())
+    order = rng.permutation(len(lengths))
+    got = table.take(order)
+    assert got["number"].tolist() == order.tolist()
+    for row, position in enumerate(order):
+        np.testing.assert_array_equal(got["boxes"][row], boxes[position])
+        assert _columns.untext(got["name"][row]) == "é" * lengths[position]
+        got["boxes"][row][:] = -1
+    assert all((values >= 0).all() for values in table.take(order, ["boxes"])["boxes"]), "rows are copies"
+
+
+def test_what_a_split_leaves_out_is_noted_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def batches(split: str) -> Generator[dict[str, np.ndarray], None, list[str]]:
+        yield samples(2)
+        return ["1 of 3 files left out: a.jpg"] if split == "val" else []
+
+    folder = tmp_path / "t"
+    tables.build(folder, info=lambda: INFO, fingerprint=lambda: "f", batches=batches, splits=["train", "val"])
+    meta = tables.read_meta(folder)
+    assert meta is not None
+    assert meta.notes == {"val": ["1 of 3 files left out: a.jpg"]}
+    assert [record.getMessage() for record in caplog.records] == ["Split 'val': 1 of 3 files left out: a.jpg."]
+
+
 def test_samples_must_exist_and_be_alike(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Split 'train' must have at least one sample"):
         build(tmp_path / "a", samples(1), ())
@@ -200,20 +240,23 @@ def test_a_cache_that_cannot_be_written_is_reported_in_one_line(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SIGMA_RAY_CACHE", str(tmp_path / "file"))
     with pytest.raises(OSError, match=r"Cannot write the data cache .*file .*; set SIGMA_RAY_CACHE") as caught:
-        data.open_data("scenes", scenes.Config(num_train=1, num_val=1, num_test=1))
+        data.open_data("scenes", scenes.Config(num_train=1, num_val=1, num_test=1), "segmentation")
     assert "\n" not in str(caught.value)
 
 
 def test_open_data_gives_the_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIGMA_RAY_CACHE", str(tmp_path))
     cfg = scenes.Config(num_train=70, num_val=3, num_test=2)
-    opened = data.open_data("scenes", cfg)
-    assert opened.info == scenes.info(cfg)
-    assert opened.fingerprint == scenes.fingerprint(cfg)
+    opened = data.open_data("scenes", cfg, "segmentation")
+    assert opened.info == scenes.info(cfg, "segmentation")
+    assert opened.fingerprint == scenes.fingerprint(cfg, "segmentation")
     assert [len(opened.split(split)) for split in data.SPLITS] == [70, 3, 2]
     expected = scenes.render([69, 0, 64])
-    for name, values in opened.split("train").take([69, 0, 64]).items():
-        np.testing.assert_array_equal(values, expected[name])
+    got = opened.split("train").take(np.array([69, 0, 64]), ["mask"])
+    for name in ("image", "mask"):
+        np.testing.assert_array_equal(got[name], expected[name])
+    assert got["index"].tolist() == [69, 0, 64]
+    assert got["size"].tolist() == [[64, 64]] * 3
     with pytest.raises(ValueError, match="split must be one of train, val, test, but got 'validation'"):
         opened.split("validation")
 
