@@ -16,13 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sigma_ray import checks, components
+from sigma_ray import checks, components, tasks
 from sigma_ray.data._info import Info
 from sigma_ray.data._split import Draws, Split
 
-__all__ = ["SPLITS", "Data", "Draws", "Info", "Split", "load", "names", "open_data"]
+if TYPE_CHECKING:
+    from sigma_ray.config import TrialConfig
+
+__all__ = ["SPLITS", "Data", "Draws", "Info", "Split", "load", "names", "open_data", "open_for"]
 
 SPLITS = ("train", "val", "test")
 
@@ -111,3 +114,9 @@ def open_data(name: str, cfg: Any, task: str, columns: Sequence[str] = ()) -> Da
                 f"{', '.join(samples.columns)}; choose another data set or a head that does not need it."
             )
     return Data(info=meta.info, fingerprint=meta.fingerprint, splits=splits, notes=meta.notes)
+
+
+def open_for(config: "TrialConfig") -> Data:
+    """Open the data of a trial, with the targets that its task and head read."""
+    columns = tasks.columns(config.task, config.head)
+    return open_data(components.name_of(config.data), config.data, config.task, columns)
