@@ -16,13 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sigma_ray import checks, components
+from sigma_ray import checks, components, tasks
 from sigma_ray.data._info import Info
 from sigma_ray.data._split import Draws, Split
 
-__all__ = ["SPLITS", "Data", "Draws", "Info", "Split", "load", "names", "open_data"]
+if TYPE_CHECKING:
+    from sigma_ray.config import TrialConfig
+
+__all__ = ["SPLITS", "Data", "Draws", "Info", "Split", "load", "names", "open_data", "open_for"]
 
 SPLITS = ("train", "val", "test")
 
@@ -67,6 +70,12 @@ def load(name: str) -> ModuleType:
     if name not in names():
         raise ValueError(f"Unknown data {name!r}; choose one of {', '.join(names())}.")
     return import_module(f"sigma_ray.data.{name}")
+
+
+def open_for(config: "TrialConfig") -> Data:
+    """What a trial trains on: its data set, opened for its task and its head; see `open_data`."""
+    columns = tasks.columns(config.task, config.head)
+    return open_data(components.name_of(config.data), config.data, config.task, columns)
 
 
 def open_data(name: str, cfg: Any, task: str, columns: Sequence[str] = ()) -> Data:
