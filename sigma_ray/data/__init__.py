@@ -72,6 +72,12 @@ def load(name: str) -> ModuleType:
     return import_module(f"sigma_ray.data.{name}")
 
 
+def open_for(config: "TrialConfig") -> Data:
+    """What a trial trains on: its data set, opened for its task and its head; see `open_data`."""
+    columns = tasks.columns(config.task, config.head)
+    return open_data(components.name_of(config.data), config.data, config.task, columns)
+
+
 def open_data(name: str, cfg: Any, task: str, columns: Sequence[str] = ()) -> Data:
     """Open data set `name` as `cfg` describes it, for `task`.
 

@@ -1,6 +1,11 @@
 """What a model has to know about a data set before it sees a sample."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
+
+PADDING = (124, 116, 104)
+"""Colour beside a picture that does not fill its frame: ImageNet's mean, close to 0 for every backbone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +33,8 @@ class Info:
     max_depth: float = 10.0
     min_depth: float = 1e-3
     depth_crop: str = "none"
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """The same from what JSON makes of `dataclasses.asdict`."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})

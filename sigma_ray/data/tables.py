@@ -184,8 +184,7 @@ def read_meta(folder: Path) -> Meta | None:
         plain = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         if plain["format"] != FORMAT:
             raise ValueError(f"format {plain['format']}, expected {FORMAT}")
-        labels: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.pop("info").items()}
-        meta = Meta(info=Info(**labels), **plain)
+        meta = Meta(info=Info.from_plain(plain.pop("info")), **plain)
         for split, rows in meta.rows.items():
             path = folder / f"{split}.arrow"
             if path.stat().st_size != meta.bytes[split] or len(Table.open(path)) != rows:
