@@ -102,10 +102,9 @@ def _load(path: Path, weights: str | None) -> tuple[Any, TrialConfig, Any]:
     from sigma_ray.data import Info
 
     extra = read_adapter(path).extra
-    config, labels = from_dict(json.loads(extra["config"])), json.loads(extra["info"])
+    config, info = from_dict(json.loads(extra["config"])), Info.from_plain(json.loads(extra["info"]))
     if weights is not None:
         config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, weights=weights))
-    info = Info(**{key: tuple(value) if isinstance(value, list) else value for key, value in labels.items()})
     model = models.build(config, info)
     load_adapter(path, model.backbone, head=model.head)
     return model.eval(), config, info
