@@ -54,11 +54,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics of `model` over `table`; under `torch.distributed` each rank takes its `shard` (rank, world)."""
     model.eval()
-    metric = segmentation.Metric(info.num_classes, info.ignore_index, device)
+    metric = segmentation.Metric(info, device)
     mine = np.arange(shard[0], len(table), shard[1])
     for start in range(0, len(mine), batch_size):
         images, masks = fetch(table, mine[start : start + batch_size], device)
-        metric.update(model(images), masks)
+        metric.update(model(images), {"mask": masks})
     return metric.compute()
 
 
