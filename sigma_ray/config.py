@@ -96,10 +96,12 @@ class TrialConfig:
                 f"{self.num_workers}; the global batch is split evenly."
             )
 
-
     def _check_kinds(self) -> None:
         """Refuse a head of another task, and data without its targets."""
-        for kind, fits in (("head", lambda part: part.task == self.task), ("data", lambda part: self.task in part.tasks)):
+        for kind, fits in (
+            ("head", lambda part: part.task == self.task),
+            ("data", lambda part: self.task in part.tasks),
+        ):
             part = getattr(self, kind)
             if not fits(part):
                 names = [name for name in components.names(kind) if fits(components.config_class(kind, name))]

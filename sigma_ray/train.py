@@ -217,7 +217,9 @@ class _Loop:
     def better(self, value: float) -> bool:
         """Whether a validation metric beats the best so far; any number beats NaN."""
         best = self.progress.best_value
-        return (math.isnan(best) and not math.isnan(value)) or (value > best if self.task.mode == "max" else value < best)
+        return (math.isnan(best) and not math.isnan(value)) or (
+            value > best if self.task.mode == "max" else value < best
+        )
 
     def evaluate(self, split: str) -> dict[str, float]:
         shard = (self.rank, self.world)

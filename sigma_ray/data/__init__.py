@@ -120,9 +120,3 @@ def open_data(name: str, cfg: Any, task: str, columns: Sequence[str] = ()) -> Da
                 f"{', '.join(samples.columns)}; choose another data set or a head that does not need it."
             )
     return Data(info=meta.info, fingerprint=meta.fingerprint, splits=splits, notes=meta.notes)
-
-
-def open_for(config: "TrialConfig") -> Data:
-    """Open the data of a trial, with the targets that its task and head read."""
-    columns = tasks.columns(config.task, config.head)
-    return open_data(components.name_of(config.data), config.data, config.task, columns)
