@@ -1,0 +1,42 @@
+"""What detection heads share: reading a batch's targets and writing predictions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_DETECTIONS = 100
+"""Detections that a head returns of an image, at most."""
+
+
+def objects(targets: dict[str, Tensor], crowds: bool = False) -> list[dict[str, Tensor]]:
+    """Per image the rows of `targets` that hold an object: `boxes` (n, 4), `labels` (n,), and `masks` (n, H, W) if any.
+
+    Args:
+        targets: `boxes` (B, M, 4), `labels` (B, M), -1 in padding rows, `crowd` (B, M) and `masks` where there are any.
+        crowds: take the regions of many objects in place of the single objects.
+    """
+    real = targets["labels"] >= 0
+    crowd = targets["crowd"].bool() if "crowd" in targets else torch.zeros_like(real)
+    keep = real & (crowd if crowds else ~crowd)
+    names = [name for name in ("boxes", "labels", "masks") if name in targets]
+    return [{name: targets[name][i][rows] for name in names} for i, rows in enumerate(keep)]
+
+
+def detections(
+    boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int], masks: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The best of an image's detections by falling score, boxes clipped to the image.
+
+    Args:
+        boxes: (N, 4), x0 y0 x1 y1 in pixels.
+        scores: (N,).
+        labels: (N,).
+        size: (height, width) of the image.
+        masks: (N, *size), bool, if there are any.
+    """
+    best = scores.argsort(descending=True, stable=True)[:MAX_DETECTIONS]
+    limits = boxes.new_tensor([size[1], size[0], size[1], size[0]])
+    found: dict[str, Any] = {"boxes": boxes[best].float().clamp(min=0).minimum(limits)}
+    found |= {"scores": scores[best].float(), "labels": labels[best]}
+    return found if masks is None else found | {"masks": masks[best]}
