@@ -16,8 +16,8 @@ def demo(task: str = "segmentation") -> TrialConfig:
     """
     heads: dict[str, dict[str, Any]] = {
         "segmentation": {"name": "deconv", "channels": 48},
-        "detection": {"name": "atss", "channels": 48},
-        "depth": {"name": "dpt", "channels": 32},
+        "detection": {"name": "detr", "channels": 48},
+        "depth": {"name": "dpt", "channels": 32, "neck_channels": (16, 24, 32, 48)},
     }
     rates = {"segmentation": 8e-3, "detection": 2e-3, "depth": 2e-3}
     return TrialConfig(
