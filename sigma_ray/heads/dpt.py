@@ -1,14 +1,15 @@
-"""Dense prediction transformer's depth decoder, from the layers of transformers' implementation.
+"""Dense prediction transformer (DPT) for depth as Depth Anything has it, from the layers of transformers.
 
-Source: Ranftl et al., "Vision Transformers for Dense Prediction" (ICCV 2021). Four maps are brought to 4, 2, 1 and 1/2
-times the patch grid's resolution and fused from coarse to fine. Widths are those of Depth Anything with a ViT-B (Yang
-et al., CVPR 2024, metric depth); so is the last layer, a sigmoid over the range of depth instead of the ReLU, which
-can die. The class token is not read ("ignore"). A residual unit that the first fusion never uses is left out.
+Source: Ranftl et al., "Vision Transformers for Dense Prediction" (ICCV 2021): four maps are brought to 4, 2, 1 and 1/2
+times the patch grid's resolution and fused from coarse to fine. Yang et al., "Depth Anything" (CVPR 2024): no class
+token, fusion at the true size of odd grids, widths (here those of its ViT-B), and for metric depth a sigmoid in place
+of the last ReLU, here over the range from the least to the largest depth. A residual unit that the first fusion never
+uses is left out.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -43,19 +44,18 @@ class DptHead(DepthHead):
         self, config: Config, in_channels: Sequence[int], factors: Sequence[float], norm: bool, info: Info
     ) -> None:
         super().__init__(info)
-        from transformers import DPTConfig
-        from transformers.models.dpt.modeling_dpt import DPTFeatureFusionStage, DPTReassembleLayer
+        from transformers import DepthAnythingConfig
+        from transformers.models.depth_anything import modeling_depth_anything as layers
 
         width = config.channels
-        shared: Any = {"neck_hidden_sizes": list(config.neck_channels), "fusion_hidden_size": width}
         # Maps of several widths have no final norm in common.
         self.stages = NormedStages(in_channels, factors) if norm else None
         self.reassemble = nn.ModuleList(
-            DPTReassembleLayer(DPTConfig(hidden_size=d, **shared), channels=neck, factor=factor)  # type: ignore[arg-type]
+            layers.DepthAnythingReassembleLayer(DepthAnythingConfig(reassemble_hidden_size=d), neck, factor)
             for d, neck, factor in zip(in_channels, config.neck_channels, factors, strict=True)
         )
         self.convs = nn.ModuleList(nn.Conv2d(neck, width, 3, padding=1, bias=False) for neck in config.neck_channels)
-        self.fusion = DPTFeatureFusionStage(DPTConfig(**shared))
+        self.fusion = layers.DepthAnythingFeatureFusionStage(DepthAnythingConfig(fusion_hidden_size=width))
         self.fusion.layers[0].residual_layer1 = nn.Identity()
         self.reduce = nn.Conv2d(width, width // 2, 3, padding=1)
         self.regress = nn.Sequential(nn.Conv2d(width // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1))
