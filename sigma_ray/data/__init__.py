@@ -9,6 +9,7 @@ of that configuration and of a task out of them:
 - `batches(cfg, task, split)`: the rows of the table of "train", "val" or "test": dicts of arrays with a leading batch
   axis, or of lists for columns whose rows differ in length. Everything that may be wrong with a file is found here.
   A generator may return a list of notes on what it left out.
+- `needs(cfg)`: lines that say what has to be downloaded, from where, and what of it is missing below `cfg.root`.
 - `open_split(cfg, task, table)`, where the table does not hold decoded samples: the `Split` over it.
 """
 
