@@ -182,9 +182,8 @@ def from_dict(plain: Mapping[str, Any]) -> TrialConfig:
     for kind in components.KINDS:
         options = dict(parts[kind])
         parts[kind] = component(kind, options.pop("name"), **options)
-    return TrialConfig(
-        **{**parts, "backbone": BackboneConfig(**parts["backbone"]), "train": TrainConfig(**parts["train"])}
-    )
+    train = {name: tuple(value) if isinstance(value, list) else value for name, value in parts["train"].items()}
+    return TrialConfig(**{**parts, "backbone": BackboneConfig(**parts["backbone"]), "train": TrainConfig(**train)})
 
 
 def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -56,7 +56,7 @@ def test_every_picture_gets_an_overlay_and_a_prediction_of_its_own_size(run, ima
     )
     overlay = Image.open(tmp_path / "out" / "wide.png")
     assert overlay.size == (90, 50) and overlay.mode == "RGB"
-    model, config, info = predictor._load(folder / "trial" / MODEL_FILE, None)
+    model, _, info = predictor._load(folder / "trial" / MODEL_FILE, None)
     with torch.no_grad():
         wanted = model(torch.from_numpy(data.load("scenes").render(range(1))["image"]))[0]
     written = tmp_path / "out" / f"own{OUTPUTS[task]}"
