@@ -9,16 +9,15 @@ MAX_DETECTIONS = 100
 """Detections that a head returns of an image, at most."""
 
 
-def objects(targets: dict[str, Tensor], crowds: bool = False) -> list[dict[str, Tensor]]:
-    """Per image the rows of `targets` that hold an object: `boxes` (n, 4), `labels` (n,), and `masks` (n, H, W) if any.
+def objects(targets: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Per image the rows that hold an object: `boxes` (n, 4), `labels` (n,), and `masks` (n, H, W) if there are any.
 
-    Args:
-        targets: `boxes` (B, M, 4), `labels` (B, M), -1 in padding rows, `crowd` (B, M) and `masks` where there are any.
-        crowds: take the regions of many objects in place of the single objects.
+    Left out are padding rows (label -1), crowds and empty boxes.
     """
     real = targets["labels"] >= 0
     crowd = targets["crowd"].bool() if "crowd" in targets else torch.zeros_like(real)
-    keep = real & (crowd if crowds else ~crowd)
+    solid = (targets["boxes"][..., 2:] > targets["boxes"][..., :2]).all(-1)  # an empty box has no logarithm of its size
+    keep = real & solid & ~crowd
     names = [name for name in ("boxes", "labels", "masks") if name in targets]
     return [{name: targets[name][i][rows] for name in names} for i, rows in enumerate(keep)]
 
