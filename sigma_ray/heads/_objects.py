@@ -1,8 +1,10 @@
 """What detection heads share: reading a batch's targets and writing predictions."""
 
+import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 MAX_DETECTIONS = 100
@@ -39,3 +41,23 @@ def detections(
     found: dict[str, Any] = {"boxes": boxes[best].float().clamp(min=0).minimum(limits)}
     found |= {"scores": scores[best].float(), "labels": labels[best]}
     return found if masks is None else found | {"masks": masks[best]}
+
+
+def halving(levels: list[Tensor], size: tuple[int, int]) -> tuple[list[Tensor], tuple[float, float]]:
+    """Levels padded at the bottom and the right so that each has exactly twice the sides of the next.
+
+    Args:
+        levels: maps (B, d, h, w), fine to coarse, each of half the resolution of the one before, odd sides rounded.
+        size: (height, width) of the image.
+
+    Returns:
+        The levels, and the height and width in pixels that they cover: the image and its padding.
+    """
+    rows, columns = levels[0].shape[-2:]
+    factor = 2 ** (len(levels) - 1)
+    coarsest = math.ceil(rows / factor), math.ceil(columns / factor)
+    padded = []
+    for power, level in zip(reversed(range(len(levels))), levels, strict=True):
+        bottom, right = (n * 2**power - have for n, have in zip(coarsest, level.shape[-2:], strict=True))
+        padded.append(F.pad(level, (0, right, 0, bottom)) if right or bottom else level)
+    return padded, (size[0] / rows * coarsest[0] * factor, size[1] / columns * coarsest[1] * factor)
