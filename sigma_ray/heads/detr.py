@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from sigma_ray import checks
 from sigma_ray.data import Info
-from sigma_ray.heads._objects import MAX_DETECTIONS, detections, objects
+from sigma_ray.heads._objects import MAX_DETECTIONS, detections, halving, objects
 from sigma_ray.heads._pyramid import pyramid
 
 Detections = list[dict[str, Tensor]]
@@ -104,17 +103,9 @@ class DetrHead(nn.Module):
         return [detections(b[p // num_classes], s, p % num_classes, size) for b, s, p in rows]
 
     def _levels(self, features: list[Tensor], size: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
-        """Levels, each padded to twice the size of the next, and the (width, height) in pixels that they cover."""
-        levels = self.pyramid(features)
-        rows, columns = levels[0].shape[-2:]
-        factor = 2 ** (len(levels) - 1)
-        coarsest = math.ceil(rows / factor), math.ceil(columns / factor)
-        padded = []
-        for power, level in zip(reversed(range(len(levels))), levels, strict=True):
-            bottom, right = (n * 2**power - have for n, have in zip(coarsest, level.shape[-2:], strict=True))
-            padded.append(F.pad(level, (0, right, 0, bottom)) if right or bottom else level)
-        extent = (size[1] / columns * coarsest[1] * factor, size[0] / rows * coarsest[0] * factor)
-        return padded, torch.tensor(extent, device=levels[0].device)
+        """Levels that halve exactly, and the (width, height) in pixels that they cover."""
+        levels, (height, width) = halving(self.pyramid(features), size)
+        return levels, torch.tensor((width, height), device=levels[0].device)
 
     def _run(self, maps: list[Tensor], labels: list[dict[str, Tensor]] | None) -> Any:
         pixels = maps[0].new_zeros(()).expand(len(maps[0]), 3, *maps[0].shape[-2:])  # only tells the batch size
