@@ -182,7 +182,9 @@ def from_dict(plain: Mapping[str, Any]) -> TrialConfig:
     for kind in components.KINDS:
         options = dict(parts[kind])
         parts[kind] = component(kind, options.pop("name"), **options)
-    train = {name: tuple(value) if isinstance(value, list) else value for name, value in parts["train"].items()}
+    train: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in parts["train"].items()
+    }
     return TrialConfig(**{**parts, "backbone": BackboneConfig(**parts["backbone"]), "train": TrainConfig(**train)})
 
 
