@@ -156,6 +156,8 @@ def _detector(config: Config, num_levels: int, num_classes: int) -> Any:
         "num_denoising": config.num_denoising,
     }
     detector = getattr(transformers, f"{name}ForObjectDetection")(getattr(transformers, f"{name}Config")(**options))
+    if config.variant == "d_fine":  # these are the decoder's, held twice; a state with shared tensors cannot be saved
+        del detector.class_embed, detector.bbox_embed
     _group_norms(detector)
     detector.loss_function = _in_float32(detector.loss_function)
     return detector

@@ -6,10 +6,11 @@ from safetensors.torch import save
 
 from sigma_ray import components, heads
 from sigma_ray.data import Info
+from sigma_ray.heads._objects import halving
 from sigma_ray.tasks import detection
 
 SMALL = {
-    "atss": {"channels": 32, "scales": (2, 1), "stacked_convs": 1},
+    "atss": {"channels": 32, "scales": (2, 1, 0.5), "stacked_convs": 1},
     "detr": {
         "channels": 32,
         "scales": (2, 1, 0.5),
@@ -27,7 +28,7 @@ SMALL = {
         "num_proposals": 50,
         "num_samples": 32,
     },
-    "solo": {"channels": 32, "scales": (4, 2, 1), "num_grids": (8, 8, 6), "stacked_convs": 1, "finest_size": 16},
+    "solo": {"channels": 32, "scales": (2, 1, 0.5), "num_grids": (12, 10, 8), "stacked_convs": 2, "finest_size": 16},
 }
 NAMES = [name for name in heads.names() if components.config_class("head", name).task == "detection"]
 CLASSES, STRIDE = 3, 8.0
@@ -171,7 +172,7 @@ def scene(seed, size):
     boxes, labels = [], []
     for row in range(2):
         for column in range(2):
-            x, y = (torch.randint(0, 9, (2,), generator=generator) + torch.tensor([32 * column, 32 * row])).tolist()
+            x, y = (torch.randint(0, 9, (2,), generator=generator) + torch.tensor([48 * column, 36 * row])).tolist()
             w, h = torch.randint(12, 23, (2,), generator=generator).tolist()
             boxes.append([x, y, x + w, y + h])
             labels.append(int(torch.randint(0, CLASSES, (1,), generator=generator)))
@@ -187,7 +188,7 @@ def scene(seed, size):
 
 @pytest.mark.parametrize("name", sorted(OVERFIT))
 def test_it_learns_a_handful_of_images(name):
-    size, (rate, steps) = (64, 64), OVERFIT[name]
+    size, (rate, steps) = (72, 88), OVERFIT[name]  # 9 x 11 cells: wrong strides or extents would cost precision
     cells, boxes, labels = (torch.stack(parts) for parts in zip(*(scene(i, size) for i in range(4)), strict=True))
     target = with_masks({"boxes": boxes, "labels": labels}, size)
     options = {"num_queries": 20} if name == "detr" else {}
@@ -214,3 +215,77 @@ def average_precision(head, cells, target, size):
         metric.update(head.predict([cells], size), target)
     head.train()
     return metric.compute()
+
+
+def test_the_stages_of_a_hierarchical_backbone_serve_as_well(name):
+    size, channels, strides = (64, 96), (8, 12, 16, 20), (4.0, 8.0, 16.0, 32.0)
+    shapes = [(2, d, int(size[0] / s), int(size[1] / s)) for d, s in zip(channels, strides, strict=True)]
+    maps = [torch.randn(shape, generator=torch.Generator().manual_seed(3)).requires_grad_() for shape in shapes]
+    module = heads.load(name)
+    info = Info(image_size=size, num_classes=CLASSES)
+    head = module.build(module.Config(**SMALL[name]), in_channels=channels, strides=strides, info=info).train()
+    loss_of(head, maps, with_masks(targets(), size), size).backward()
+    assert all(level.grad.isfinite().all() and level.grad.any() for level in maps[1:])
+    assert [key for key, p in head.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert len(head.eval().predict(maps, size)) == 2
+
+
+def test_d_fine_is_a_variant_of_detr():
+    head, maps = build("detr", variant="d_fine").train(), features()
+    loss_of(head, maps, targets()).backward()
+    assert maps[0].grad.any()
+    assert [key for key, p in head.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert type(head.detector).__name__ == "DFineForObjectDetection"
+    assert save({key: value.contiguous() for key, value in head.state_dict().items()})
+
+
+def test_levels_are_padded_to_exact_halves():
+    levels = [torch.ones(1, 2, rows, columns) for rows, columns in ((74, 50), (37, 25), (18, 12))]
+    padded, extent = halving(levels, (518, 350))
+    assert [tuple(level.shape[-2:]) for level in padded] == [(76, 52), (38, 26), (19, 13)]
+    assert extent == (76 * 7, 52 * 7)
+    assert all(level.sum() == before.numel() for level, before in zip(padded, levels, strict=True))
+    even = [torch.ones(1, 2, 8, 4), torch.ones(1, 2, 4, 2)]
+    assert halving(even, (64, 32)) == (even, (64, 32))
+
+
+def test_mask_rcnn_keeps_strides_that_are_no_power_of_two():
+    module = heads.load("mask_rcnn")
+    size = (518, 518)
+    config = module.Config(channels=8, representation=8)
+    head = module.build(config, in_channels=(4,), strides=(14.0,), info=Info(image_size=size, num_classes=2))
+    sides = [148, 74, 37, 18, 9]
+    strides = [3.5, 7.0, 14.0, 28.0, 56.0]
+    levels = [torch.zeros(1, 8, side, side) for side in sides]
+    images = type("Images", (), {"image_sizes": [size]})
+    anchors = head.proposals.anchor_generator(images, levels)[0].split([3 * side**2 for side in sides])
+    for level, side, stride in zip(anchors, sides, strides, strict=True):
+        centres = (level[:, :2] + level[:, 2:]) / 2
+        assert centres.max() == (side - 1) * stride
+        assert (level[1, 2:] - level[1, :2]).tolist() == pytest.approx([8 * stride] * 2, abs=2)
+    # Each level holds the x coordinate of its cells, so a pooled box gives its own, up to half a cell.
+    maps = {}
+    for i, (side, stride) in enumerate(zip(sides[:4], strides, strict=False)):
+        maps[str(i)] = ((torch.arange(side) + 0.5) * stride).expand(1, 8, side, side)
+    boxes = torch.tensor([[400.0, 300, 420, 330], [300, 20, 400, 130], [160, 160, 480, 480], [20.0, 0, 510, 518]])
+    pooled = head.regions.box_roi_pool(maps, [boxes], [size]).mean((1, 2, 3))
+    expected = (boxes[:, 0] + boxes[:, 2]) / 2
+    fitting = torch.tensor([3.5, 7.0, 14.0, 28.0])
+    assert ((pooled - expected).abs() <= fitting / 2 + 1e-3).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("detr", {"channels": 20}, "multiple of 8"),
+        ("detr", {"scales": (2, 0.5)}, "fall by halves"),
+        ("detr", {"num_queries": 1000}, r"at most the number of cells of all levels \(.*40 x 56.* but got 1000"),
+        ("atss", {"scales": ()}, "one level at least"),
+        ("mask_rcnn", {"scales": ()}, "one level at least"),
+        ("solo", {"scales": (2, 1), "num_grids": (4, 4)}, "three at least"),
+        ("solo", {"num_grids": (4, 4)}, "one positive number for each of the 3"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **options)
