@@ -267,7 +267,7 @@ def test_names_and_load_know_the_data_sets() -> None:
     assert not {"tables", "loader", "_shapes"} & set(data.names())
     for name in data.names():
         assert {"Config", "info", "cache_key", "fingerprint", "batches", "needs"} <= set(vars(data.load(name)))
-    with pytest.raises(ValueError, match="Unknown data 'tables'; choose one of ade20k, .*, folder, "):
+    with pytest.raises(ValueError, match=r"Unknown data 'tables'; choose one of ade20k, .*, folder, "):
         data.load("tables")
 
 
