@@ -2,7 +2,7 @@
 
 
 def _split(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
+    return tuple(" ".join(name.split()) for name in text.split(","))
 
 
 ADE20K = _split(

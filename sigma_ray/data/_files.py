@@ -41,8 +41,10 @@ class Pair(NamedTuple):
     target: Path
 
 
-def pairs_in(images: Path, targets: Path) -> list[Pair]:
+def pairs_in(images: Path, targets: Path, *, both: bool = True) -> list[Pair]:
     """The images in a folder (and those below it), sorted, each with the PNG file of its name below `targets`.
+
+    With `both` a target without an image makes a pair too, so that incomplete downloads come to light.
 
     Raises:
         ValueError: a folder is missing, or has no images.
@@ -53,7 +55,12 @@ def pairs_in(images: Path, targets: Path) -> list[Pair]:
     paths = sorted(path for path in images.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"{images} must hold .jpg or .png images, but it has none.")
-    return [Pair(path, targets / path.relative_to(images).with_suffix(".png")) for path in paths]
+    pairs = [Pair(path, targets / path.relative_to(images).with_suffix(".png")) for path in paths]
+    if both:
+        known = {pair.target for pair in pairs}
+        lone = [path for path in targets.rglob("*.png") if path not in known]
+        pairs += [Pair(images / path.relative_to(targets).with_suffix(".jpg"), path) for path in lone]
+    return sorted(pairs)
 
 
 def listed_pairs(listing: Path, bases: Sequence[Path]) -> list[Pair]:

@@ -72,10 +72,11 @@ def picture(image: Image.Image, view: View) -> np.ndarray:
 def nearest(values: np.ndarray, view: View, fill: float) -> np.ndarray:
     """What `view` shows of a map (..., H, W), by the nearest pixel; `fill` beyond the picture."""
     height, width = view.seen
-    rows = ((np.arange(height) + view.corner[0] + 0.5) * (values.shape[-2] / view.scaled[0])).astype(np.int64)
-    columns = np.arange(width) + view.corner[1]
+    rows, columns = np.arange(height) + view.corner[0], np.arange(width) + view.corner[1]
     columns = view.scaled[1] - 1 - columns if view.mirrored else columns
-    columns = ((columns + 0.5) * (values.shape[-1] / view.scaled[1])).astype(np.int64)
+    # Pixel i's centre, (i + 1/2) source / scaled, rounded down; in whole numbers, so that no rounding error decides.
+    rows = (2 * rows + 1) * values.shape[-2] // (2 * view.scaled[0])
+    columns = (2 * columns + 1) * values.shape[-1] // (2 * view.scaled[1])
     seen = values[..., rows[:, None], columns]
     if (height, width) == view.size:
         return seen

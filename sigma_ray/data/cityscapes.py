@@ -6,7 +6,6 @@ validation split, and "val" is held out of the training pictures by whole cities
 few drives.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -41,6 +40,7 @@ CLASSES = {
     "bicycle": 33,
 }
 NUM_IDS = 34
+PICTURE = "_leftImg8bit.png"
 CODINGS = {
     "labelTrainIds.png": _segmentation.coding({label: label for label in range(len(CLASSES))}),
     "labelIds.png": _segmentation.coding(
@@ -82,18 +82,19 @@ def _find(cfg: Config, root: Path) -> dict[str, list[Pair]]:
     return _files.three_splits(found, lambda p: p.image.parent.name, cfg.val_fraction, cfg.split_seed, where)
 
 
-def _pairs(root: Path, split: str) -> Sequence[Pair]:
-    folder = root / "leftImg8bit" / split
-    paths = sorted(folder.glob("*/*_leftImg8bit.png"))
-    if not paths:
-        raise ValueError(f"{folder} must hold <city>/*_leftImg8bit.png, but it has none; see data.root.")
-    present = {path.name for path in (root / "gtFine" / split).glob("*/*_gtFine_labelTrainIds.png")}
+def _pairs(root: Path, split: str) -> list[Pair]:
+    """Frames that have a picture or a mask: an incomplete download must come to light."""
+    pictures, masks = root / "leftImg8bit" / split, root / "gtFine" / split
+    frames = {path.relative_to(pictures).as_posix().removesuffix(PICTURE) for path in pictures.glob(f"*/*{PICTURE}")}
+    if not frames:
+        raise ValueError(f"{pictures} must hold <city>/*{PICTURE}, but it has none; see data.root.")
+    present = {path.relative_to(masks).as_posix() for path in masks.glob("*/*Ids.png")}
+    for end in CODINGS:
+        frames |= {name.removesuffix(f"_gtFine_{end}") for name in present if name.endswith(f"_gtFine_{end}")}
     pairs = []
-    for path in paths:
-        stem = path.name.removesuffix("_leftImg8bit.png")
-        names = [f"{stem}_gtFine_{end}" for end in CODINGS]
-        name = names[0] if names[0] in present else names[1]
-        pairs.append(Pair(path, root / "gtFine" / split / path.parent.name / name))
+    for frame in sorted(frames):
+        names = [f"{frame}_gtFine_{end}" for end in CODINGS]
+        pairs.append(Pair(pictures / f"{frame}{PICTURE}", masks / (names[0] if names[0] in present else names[1])))
     return pairs
 
 

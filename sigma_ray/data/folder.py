@@ -152,7 +152,7 @@ def _splits(cfg: Config) -> dict[str, list[_files.Pair]]:
     """The pairs of "train", "val" and "test"."""
     root = _root(cfg)
     found = {
-        split: _files.pairs_in(root / "images" / name, root / "annotations" / name)
+        split: _files.pairs_in(root / "images" / name, root / "annotations" / name, both=False)
         for split, name in FOLDERS.items()
         if (root / "images" / name).is_dir()
     }
