@@ -186,7 +186,9 @@ def scene(seed, size):
     return cells, boxes, labels
 
 
-@pytest.mark.parametrize("name", sorted(OVERFIT))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "detr" else name for name in sorted(OVERFIT)]
+)
 def test_it_learns_a_handful_of_images(name):
     size, (rate, steps) = (72, 88), OVERFIT[name]  # 9 x 11 cells: wrong strides or extents would cost precision
     cells, boxes, labels = (torch.stack(parts) for parts in zip(*(scene(i, size) for i in range(4)), strict=True))

@@ -130,6 +130,7 @@ def worker(rank, folder, world):
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_workers_agree_with_one_bit_by_bit(tmp_path):
     prediction, target = sample(7, 7)
     target[2] = 0

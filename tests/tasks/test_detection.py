@@ -239,6 +239,7 @@ def run_rank(rank, world, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(tmp_path):
     alone = metric()
     alone.update(*batch([image(number, ties=True) for number in range(6)]))
