@@ -65,11 +65,15 @@ def test_override_parses_text_by_the_fields_type(path, text, wanted):
         ("adapter.bottleneck_dim", "none", "'none'"),
         ("adapter.bottleneck_dim", "0", "greater than 0"),
         ("adapter.kernel_sizes", "3,4", "odd"),
-        ("train.schedule", "step", "cosine"),
+        ("train.schedule", "stairs", "cosine"),
+        ("train.schedule", "step", "decay_steps"),
+        ("train.decay_steps", "4", "schedule=step"),
         ("train.num_steps", "1.5", "train.num_steps"),
         ("train.learning_rate", "nan", "nan"),
         ("num_workers", "3", "multiple of num_workers"),
-        ("task", "depth", "segmentation"),
+        ("task", "depth", "head must be one for task depth"),
+        ("task", "flow", "segmentation"),
+        ("head", "atss", "head must be one for task segmentation"),
     ],
 )
 def test_a_wrong_edit_is_refused_in_one_line(path, value, says):

@@ -73,13 +73,3 @@ def test_curves_of_unequal_length_are_averaged_where_all_seeds_are() -> None:
     (line,) = figure.axes[0].lines
     assert np.asarray(line.get_xydata()) == pytest.approx(np.array([[1, 0.2], [2, 0.3]]))
     assert figure.axes[0].get_ylabel().startswith("val/miou")
-
-
-def test_class_colours_are_fixed_and_distinct() -> None:
-    """The same id has the same colour everywhere; ignored pixels alone are black."""
-    ids = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    colours = figures.class_colours(ids).reshape(-1, 3)
-    assert colours.dtype == np.uint8
-    assert not colours[255].any()
-    assert colours[:255].any(axis=1).all()
-    assert len(np.unique(colours[:150], axis=0)) == 150

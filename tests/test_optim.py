@@ -23,14 +23,16 @@ def trial(**fields):
     )
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "poly", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "poly", "step", "constant"])
 def test_learning_rates_are_those_of_torchs_schedulers(schedule):
-    config = TrainConfig(num_steps=30, warmup_steps=5, schedule=schedule)
+    steps = {"decay_steps": (12, 20), "decay_factor": 0.3} if schedule == "step" else {}
+    config = TrainConfig(num_steps=30, warmup_steps=5, schedule=schedule, **steps)
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     lib = torch.optim.lr_scheduler
     theirs = {
         "cosine": lambda: lib.CosineAnnealingLR(optimiser, 25),
         "poly": lambda: lib.PolynomialLR(optimiser, 25, power=0.9),
+        "step": lambda: lib.MultiStepLR(optimiser, [7, 15], gamma=0.3),  # counted from the end of the warm-up
         "constant": lambda: lib.ConstantLR(optimiser, factor=1.0),
     }[schedule]()
     wanted = [0.2, 0.4, 0.6, 0.8, 1.0]

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from rich.console import Console
-from safetensors.numpy import save_file
 
-from sigma_ray import report, tables
+from sigma_ray import pictures, report, tables
 from sigma_ray.config import flatten, to_dict
 from sigma_ray.profiles import load
 from sigma_ray.report import ArmRow, TrialRow
@@ -236,10 +235,9 @@ def save_examples(folder: Path, arms: list[str]) -> dict[str, Path]:
     rng = np.random.default_rng(0)
     files = {}
     for arm in arms:
-        masks = rng.integers(0, 5, (2, 5, 32, 48)).astype(np.uint8)
-        tensors = {"image": rng.integers(0, 255, (5, 3, 32, 48)).astype(np.uint8)}
+        shown = {name: rng.integers(0, 255, (5, 32, 48, 3)) for name in ("image", "target", "prediction")}
         files[arm] = folder / f"{arm}.safetensors"
-        save_file(tensors | {"target": masks[0], "prediction": masks[1]}, files[arm])
+        pictures.save_examples(files[arm], {name: values.astype(np.uint8) for name, values in shown.items()})
     return files
 
 

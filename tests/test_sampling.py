@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigma_ray.sampling import batch_indices, flips
+from sigma_ray.sampling import batch_indices, draws
 
 SIZES = {"num_samples": st.integers(1, 60), "batch_size": st.integers(1, 40), "seed": st.integers(0, 2**31)}
 
@@ -39,8 +39,10 @@ def test_epochs_and_seeds_differ():
     assert len({take(step, seed) for step in range(10) for seed in range(10)}) == 100
 
 
-def test_half_of_the_samples_are_mirrored():
-    drawn = torch.cat([flips(step, batch_size=100, seed=seed) for step in range(50) for seed in range(2)])
-    assert abs(drawn.float().mean().item() - 0.5) < 0.02
-    assert torch.equal(flips(3, batch_size=8, seed=1), flips(3, batch_size=8, seed=1))
-    assert not torch.equal(flips(3, batch_size=64, seed=1), flips(4, batch_size=64, seed=1))
+def test_half_of_the_samples_are_mirrored_and_every_one_has_a_seed_of_its_own():
+    drawn = [draws(step, batch_size=100, seed=seed) for step in range(50) for seed in range(2)]
+    mirrored, seeds = (torch.cat(part) for part in zip(*drawn, strict=True))
+    assert abs(mirrored.float().mean().item() - 0.5) < 0.02
+    assert len(seeds.unique()) == len(seeds) and seeds.min() >= 0
+    for again, first in zip(draws(3, batch_size=100, seed=1), drawn[7], strict=True):
+        assert torch.equal(again, first)

@@ -70,6 +70,23 @@ def test_the_order_of_settings_does_not_matter():
     assert (config.data.num_classes, config.num_workers, config.train.batch_size) == (11, 3, 24)
 
 
+def test_a_recipe_edits_the_baseline_and_settings_come_after_it():
+    recipe = lambda profile: (change("task", "depth"), change("train.num_steps", 9 if profile == "demo" else 10))  # noqa: E731
+    made = Study(name="s", question="?", arms=lambda profile: [Arm(name="a")], recipe=recipe)
+    plan = make_plan(made, "demo", num_seeds=1, settings=[("train.batch_size", "4")])
+    config = plan.trials[0].config
+    assert (config.task, config.train.num_steps, config.train.batch_size) == ("depth", 9, 4)
+    assert (plan.metric, plan.mode) == ("test/absrel", "min")
+    plan = make_plan(made, "demo", num_seeds=1, settings=[("task", "detection"), ("train.num_steps", "3")])
+    assert (plan.task, plan.trials[0].config.train.num_steps, plan.metric) == ("detection", 3, "test/ap")
+
+
+def test_arms_of_several_tasks_are_refused():
+    edits = (change("task", "depth"), replace("head", "linear_depth"))
+    with pytest.raises(ValueError, match="task must be the same for all arms, but 'b' has depth"):
+        make_plan(study(Arm(name="a"), Arm(name="b", edits=edits)), "demo", num_seeds=1)
+
+
 def test_arms_are_edits_of_the_changed_baseline():
     plan = make_plan(
         study(Arm(name="a"), Arm(name="b", edits=(change("train.num_steps", 7),))),

@@ -225,7 +225,7 @@ def test_a_random_backbone_and_the_head_follow_from_the_seed():
 PARALLEL = override_all(CONFIG, [("adapter.dropout", 0.0), ("train.select", "last")])
 
 
-def tested(model, **options):
+def score(model, **options):
     return train.evaluate(
         model,
         Toy().split("test"),
@@ -250,7 +250,7 @@ def work(rank, port, folder):
     )
     try:
         metrics, model, points = fit(override_all(PARALLEL, [("num_workers", 2)]), folder / "checkpoints")
-        shown = tested(model, shard=(rank, 2))
+        shown = score(model, shard=(rank, 2))
     finally:
         dist.destroy_process_group()
     torch.save(
@@ -275,6 +275,6 @@ def test_two_workers_agree_with_one(tmp_path):
         assert two == pytest.approx(one, abs=2e-3 if "val/miou" in one else 1e-4)
     assert both[0]["metrics"]["test/miou"] == pytest.approx(metrics["test/miou"], abs=2e-3)
     model.load_trained_state(both[0]["state"])
-    alone = tested(model)
+    alone = score(model)
     assert both[0]["test"] == both[1]["test"] == alone
     assert Checkpoints(tmp_path / "checkpoints").load().tensors.keys() >= {"rng/0/cpu", "rng/1/cpu"}

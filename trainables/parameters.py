@@ -87,9 +87,10 @@ def _head(kind: str, backbone: Any) -> int:
             info=Info(image_size=(518, 518), num_classes=ADE20K_CLASSES),
         )
     elif kind == "atss":
-        from sigma_ray.heads._mmdet import Atss
-
-        head = Atss(channels, COCO_CLASSES)
+        info = Info(image_size=(512, 512), num_classes=COCO_CLASSES)
+        head = heads.load("atss").build(
+            component("head", "atss"), in_channels=(channels,), strides=(backbone.stride,), info=info
+        )
     return sum(p.numel() for p in head.parameters()) if kind else 0
 
 

@@ -1,53 +1,65 @@
-"""MMDetection's ATSS head on a ViTDet pyramid, as VFM-Adapter's detector has it."""
+"""What MMDetection's heads need here: the shim, initial weights, samples, and a focal loss that runs everywhere."""
 
-from collections.abc import Callable
+import logging
+import warnings
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma_ray.heads._mmcv_ops import install
-from sigma_ray.heads._pyramid import SimplePyramid
 
 
-class Atss(nn.Module):
-    """Levels at 2, 1, 1/2 and 1/4 of the map's resolution and the max-pooled last one, then ATSS."""
+def build(settings: dict[str, Any]) -> Any:
+    """A dense head of MMDetection from its configuration, with its initial weights."""
+    install()
+    import mmdet.models.dense_heads  # noqa: F401  (registers the heads)
+    from mmdet.registry import MODELS
+    from mmengine.config import ConfigDict
+    from mmengine.logging import MMLogger
+    from mmengine.registry import DefaultScope
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
-        """Build the pyramid for `in_channels` and the head with the settings of mmdet's `atss_r50_fpn_1x_coco`."""
+    with DefaultScope.overwrite_default_scope("mmdet"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "DeprecationWarning", UserWarning)  # MMDetection's, of its own attributes
+        head = MODELS.build(ConfigDict(settings))
+    if not next(head.parameters()).is_meta:
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel(logging.ERROR)  # it prints one line a parameter
+        head.init_weights()
+        logger.setLevel(level)
+    head.loss_cls = OneHotFocalLoss(head.loss_cls)
+    return head
+
+
+class OneHotFocalLoss(nn.Module):
+    """A focal loss of MMDetection on one-hot targets, which needs no compiled operator on a GPU either."""
+
+    def __init__(self, loss: nn.Module) -> None:
         super().__init__()
-        install()
-        from mmdet.models.dense_heads import ATSSHead
-        from mmengine.registry import DefaultScope
+        self.loss = loss
 
-        self.pyramid = SimplePyramid(in_channels, 256, (2, 1, 0.5, 0.25))
-        with DefaultScope.overwrite_default_scope("mmdet"):  # where types such as the box coder are looked up
-            self.head = self._head(ATSSHead, num_classes)
+    def forward(self, pred: Tensor, target: Tensor, *args: Any, **options: Any) -> Tensor:
+        """The loss of logits `pred` (N, C) for labels `target` (N,), where C is the background."""
+        return self.loss(pred, F.one_hot(target, pred.shape[1] + 1)[:, :-1], *args, **options)
 
-    @staticmethod
-    def _head(build: Callable[..., nn.Module], num_classes: int) -> nn.Module:
-        return build(
-            num_classes=num_classes,
-            in_channels=256,
-            stacked_convs=4,
-            feat_channels=256,
-            anchor_generator={
-                "type": "AnchorGenerator",
-                "ratios": [1.0],
-                "octave_base_scale": 8,
-                "scales_per_octave": 1,
-                "strides": [8, 16, 32, 64, 128],
-            },
-            bbox_coder={
-                "type": "DeltaXYWHBBoxCoder",
-                "target_means": [0.0, 0.0, 0.0, 0.0],
-                "target_stds": [0.1, 0.1, 0.2, 0.2],
-            },
-            loss_cls={"type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25, "loss_weight": 1.0},
-            loss_bbox={"type": "GIoULoss", "loss_weight": 2.0},
-            loss_centerness={"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 1.0},
-        )
 
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], ...]:
-        """Return class scores, box offsets and centerness of every level, from the last of `features`."""
-        levels = self.pyramid(features)
-        levels.append(nn.functional.max_pool2d(levels[-1], 1, stride=2))
-        return self.head(levels)
+def instances(image: dict[str, Tensor]) -> Any:
+    """An image's objects as MMDetection has them, without masks."""
+    from mmengine.structures import InstanceData
+
+    return InstanceData(bboxes=image["boxes"].float(), labels=image["labels"])
+
+
+def meta(size: tuple[int, int]) -> dict[str, Any]:
+    """What MMDetection wants to know of an image that is neither scaled nor padded."""
+    shape = tuple(size)
+    return {"img_shape": shape, "ori_shape": shape, "pad_shape": shape, "batch_input_shape": shape}
+
+
+def total(terms: dict[str, Any]) -> Tensor:
+    """Sum of all loss terms, some of which are lists with one entry a level."""
+    values = [value for name, value in terms.items() if "loss" in name]
+    flat = [part for value in values for part in (value if isinstance(value, list) else [value])]
+    return torch.stack([part.float().sum() for part in flat]).sum()
