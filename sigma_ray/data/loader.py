@@ -29,9 +29,13 @@ def parallel(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """`function` of every item, in order, on this process's decoding threads; an exception surfaces at its item."""
     global _pool
     if _pool is None:
-        count = _num_threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        _pool = ThreadPoolExecutor(count or 1, thread_name_prefix="decode", initializer=_one_thread_each)
+        _pool = ThreadPoolExecutor(_num_threads or _cores(), thread_name_prefix="decode", initializer=_one_thread_each)
     return _pool.map(function, items)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _one_thread_each() -> None:
