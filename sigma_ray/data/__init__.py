@@ -3,7 +3,7 @@
 A data-set file holds a `Config`, whose class variable `tasks` says what the data set has labels for, and functions
 of that configuration and of a task out of them:
 
-- `info(cfg, task)`: labels and geometry.
+- `info(cfg, task)`: labels and geometry; quick, because every process asks.
 - `cache_key(cfg, task)`: a quick hash under which the tables are cached.
 - `fingerprint(cfg, task)`: a hash by content, which enters the trial key.
 - `batches(cfg, task, split)`: the rows of the table of "train", "val" or "test": dicts of arrays with a leading batch
@@ -111,6 +111,8 @@ def open_data(name: str, cfg: Any, task: str, columns: Sequence[str] = ()) -> Da
         batches=lambda split: module.batches(cfg, task, split),
         splits=SPLITS,
     )
+    # Not the stored one: options such as image_size change it, and leave the tables as they are.
+    info = module.info(cfg, task)
     opened = {split: tables.Table.open(folder / f"{split}.arrow") for split in SPLITS}
     wrap = getattr(module, "open_split", lambda _cfg, _task, table: Decoded(table))
     splits: dict[str, Split] = {split: wrap(cfg, task, table) for split, table in opened.items()}
@@ -120,4 +122,4 @@ def open_data(name: str, cfg: Any, task: str, columns: Sequence[str] = ()) -> Da
                 f"data {name!r} must offer {', '.join(missing)} in split {split!r} for {task}, but it has "
                 f"{', '.join(samples.columns)}; choose another data set or a head that does not need it."
             )
-    return Data(info=meta.info, fingerprint=meta.fingerprint, splits=splits, notes=meta.notes)
+    return Data(info=info, fingerprint=meta.fingerprint, splits=splits, notes=meta.notes)

@@ -47,6 +47,11 @@ def read(path: Path) -> Annotations:
     return _read(path, stat.st_size, stat.st_mtime_ns)
 
 
+def forget() -> None:
+    """Free the files read so far: COCO's take 4 GB of memory."""
+    _read.cache_clear()
+
+
 # Three files at the most belong to a data set; parsing COCO's largest takes many seconds.
 @functools.lru_cache(maxsize=3)
 def _read(path: Path, size: int, modified: int) -> Annotations:

@@ -57,7 +57,7 @@ def info(cfg: Config, task: str) -> Info:
         ValueError: the annotations are not in COCO's format.
     """
     one_of("task", task, cfg.tasks)
-    categories = _annotations(cfg)["test"].categories
+    categories = _coco_json.read(_used(cfg)["test"]).categories
     return Info(
         image_size=cfg.image_size,
         num_classes=len(categories),
@@ -82,7 +82,7 @@ def fingerprint(cfg: Config, task: str) -> str:
 def batches(cfg: Config, task: str, split: str) -> Generator[dict[str, Any], None, list[str]]:
     """See `sigma_ray.data`; the rows that `_detection` describes, with `image_id`."""
     one_of("split", split, ("train", "val", "test"))
-    root, published = _root(cfg), _annotations(cfg)
+    root, published = _root(cfg), {name: _coco_json.read(path) for name, path in _used(cfg).items()}
     categories = published["test"].categories
     labels = {number: label for label, number in enumerate(categories)}
     for name, annotations in published.items():
@@ -114,6 +114,7 @@ def batches(cfg: Config, task: str, split: str) -> Generator[dict[str, Any], Non
 
 def open_split(cfg: Config, task: str, table: Table) -> Photos:
     """See `sigma_ray.data`."""
+    _coco_json.forget()  # all of it is in the table now
     return Photos(table, _root(cfg), _detection.Recipe(cfg))
 
 
@@ -150,14 +151,10 @@ def _pictures(root: Path, annotations: Path) -> Path:
     raise ValueError(f"{annotations} needs the folder {folders[0]} or {folders[1]}, but there is neither.")
 
 
-def _annotations(cfg: Config) -> dict[str, _coco_json.Annotations]:
-    """The annotations by what they are used for: "test" is the published validation where there are two files."""
+def _used(cfg: Config) -> dict[str, Path]:
+    """Annotation files by what they are used for: "test" is the published validation where there are two files."""
     files = _published(_root(cfg))
-    if "test" not in files:
-        files = {"train": files["train"], "test": files["val"]}
-    elif "val" not in files:
-        files = {"train": files["train"], "test": files["test"]}
-    return {split: _coco_json.read(path) for split, path in files.items()}
+    return files if "test" in files else {"train": files["train"], "test": files["val"]}
 
 
 def _three_splits(cfg: Config, published: dict[str, _coco_json.Annotations]) -> dict[str, list[dict[str, Any]]]:

@@ -114,7 +114,7 @@ class Meta:
     """What `meta.json` says of a folder of tables.
 
     Attributes:
-        info: labels and geometry.
+        info: labels and geometry when the tables were built; options that leave the tables as they are may differ now.
         fingerprint: content hash of the data set.
         rows: number of samples, by split.
         bytes: size of the Arrow file, by split.

@@ -75,6 +75,11 @@ def test_evaluation_targets_are_those_of_pycocotools(tmp_path: Path, folder: str
     assert len(batch["boxes"][3]) == 0, "a picture without an object is evaluated"
 
 
+def test_annotations_are_not_kept_in_memory_once_they_are_in_the_tables(root: Path) -> None:
+    opened(config(root))
+    assert coco._coco_json._read.cache_info().currsize == 0
+
+
 def test_evaluation_pictures_are_scaled_to_fit(root: Path) -> None:
     batch = opened(config(root)).split("test").take(np.arange(3), ["boxes"])
     for image, scale, size in zip(batch["image"], batch["scale"], batch["size"], strict=True):

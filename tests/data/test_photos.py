@@ -112,6 +112,16 @@ def test_opening_again_reads_no_picture(cfg: Any, monkeypatch: pytest.MonkeyPatc
     assert (again.info, again.fingerprint) == (first.info, first.fingerprint)
 
 
+def test_labels_and_geometry_are_those_of_the_options_and_not_of_the_first_opening(cfg: Any) -> None:
+    assert opened(cfg).info.image_size == (16, 24)
+    other = dataclasses.replace(cfg, image_size=(32, 40))
+    if cfg.tasks == ("segmentation",):
+        other = dataclasses.replace(other, window_stride=(8, 8))
+    (task,) = cfg.tasks
+    assert opened(other).info == data.load(components.name_of(cfg)).info(other, task)
+    assert opened(other).info.image_size == (32, 40)
+
+
 def test_the_fingerprint_follows_content_and_not_place(cfg: Any, tmp_path: Path) -> None:
     first = opened(cfg)
     copied = shutil.copytree(cfg.root, tmp_path / "elsewhere")
