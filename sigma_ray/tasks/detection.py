@@ -133,6 +133,8 @@ def _to_original(masks: Tensor, size: tuple[int, int], scale: np.ndarray) -> Ten
     masks = masks[:, :rows, :columns]
     if tuple(masks.shape[-2:]) == tuple(size):
         return masks.cpu()
+    if not len(masks):  # `interpolate` takes no empty tensor
+        return torch.zeros(0, *size, dtype=torch.bool)
     parts = [F.interpolate(part[None].float(), size=tuple(size), mode="bilinear")[0] for part in masks.split(_CHUNK)]
     return torch.cat([(part > 0.5).cpu() for part in parts])
 

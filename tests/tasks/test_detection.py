@@ -196,6 +196,17 @@ def test_predictions_go_back_to_the_original_image():
     same(doubled.compute(), wanted)
 
 
+def test_an_image_without_detections_counts_at_any_scale():
+    mask = torch.zeros(1, 1, *SIZE, dtype=torch.bool)
+    mask[..., :10, :10] = True
+    target = {"boxes": square(0, 0, 10)[None], "labels": torch.zeros(1, 1).long(), "masks": mask}
+    none = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()}
+    none["masks"] = torch.zeros(0, 65, 80, dtype=torch.bool)
+    measured = metric(1)
+    measured.update([none], target | {"scale": torch.tensor([[0.5, 0.5]])})
+    assert measured.compute()["ap"] == measured.compute()["mask_ap"] == 0
+
+
 def test_predicted_boxes_are_clipped_to_the_image():
     found = {"boxes": torch.tensor([[-20.0, -20.0, 10.0, 10.0]]), "scores": torch.ones(1)}
     found["labels"] = torch.zeros(1).long()
