@@ -88,8 +88,8 @@ def draw_boxes(image: Tensor, found: Mapping[str, Tensor], names: tuple[str, ...
     labels = labels[kept]
     colours: Any = [tuple(colour) for colour in class_colours(labels.numpy() % 255).tolist()]
     if "masks" in found:
-        masks = torch.stack([_nearest(mask.cpu(), image) for mask in found["masks"][kept.to(found["masks"].device)]])
-        image = draw_segmentation_masks(image, masks.bool(), alpha=0.5, colors=colours)
+        chosen = found["masks"][kept.to(found["masks"].device)].cpu()
+        image = draw_segmentation_masks(image, _placed(chosen, image, scale), alpha=0.5, colors=colours)
     texts = [names[label] for label in labels.tolist()]
     if "scores" in found:
         scores = found["scores"].cpu()[kept].tolist()
@@ -184,6 +184,16 @@ def png(pixels: np.ndarray) -> bytes:
 def _nearest(values: Tensor, image: Tensor) -> Tensor:
     """(H, W) at the size of `image` (3, h, w), nearest neighbour."""
     return F.interpolate(values[None, None].float(), image.shape[-2:], mode="nearest-exact")[0, 0]
+
+
+def _placed(masks: Tensor, image: Tensor, scale: Tensor) -> Tensor:
+    """Masks (N, H, W), their pixels times `scale` in x and y, in the upper left of `image` (3, h, w)."""
+    limits, factors = image.shape[-2:], scale.flip(0).tolist()
+    sides = zip(masks.shape[-2:], factors, limits, strict=True)
+    height, width = (min(max(1, round(side * factor)), limit) for side, factor, limit in sides)
+    placed = torch.zeros(len(masks), *limits, dtype=torch.bool)
+    placed[:, :height, :width] = F.interpolate(masks[None].float(), (height, width), mode="nearest-exact")[0].bool()
+    return placed
 
 
 def _stack(pictures: list[np.ndarray]) -> np.ndarray:

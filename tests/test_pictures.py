@@ -66,6 +66,18 @@ def test_masks_colour_their_objects():
     assert (drawn[85, 128] != 60).any() and (drawn[85, 5] == 60).all()
 
 
+def test_a_targets_masks_lie_on_their_objects_and_not_on_the_padding():
+    masks = torch.zeros(1, 64, 32, dtype=torch.bool)
+    masks[0, :32] = True  # the upper half of a tall picture, which fills the left third of the model's input
+    target = {"boxes": torch.tensor([[0.0, 0, 32, 32]]), "labels": torch.tensor([0]), "masks": masks}
+    target["scale"] = torch.tensor([0.5, 0.5])
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0).long(), "scores": torch.zeros(0)}
+    drawn = pictures.render("detection", INFO, IMAGE, none, target)["target"]
+    changed, zoom = (drawn != 60).any(-1), 256 / 48
+    assert changed[: round(15 * zoom), : round(15 * zoom)].all()
+    assert not changed[round(17 * zoom) :].any() and not changed[:, round(17 * zoom) :].any()
+
+
 def test_depth_is_coloured_over_the_targets_range():
     depth = torch.linspace(1, 3, 48).expand(32, 48).clone()
     depth[:8] = 0
