@@ -61,6 +61,7 @@ def _ade20k() -> tuple[str, Any, TrainConfig]:
         schedule="poly",
         clip_grad_norm=0.01,
         eval_interval=16_000,
+        eval_batch_size=8,  # scores of 150 classes at the size of whole pictures
     )
     return "mask2former", component("data", "ade20k", image_size=(518, 518)), train
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from sigma_ray.data import Info
 
+_CHUNK = 16  # classes resized at once
+
 
 def loss(logits: Tensor, mask: Tensor, *, ignore_index: int) -> Tensor:
     """Mean cross-entropy over the pixels that are not ignored.
@@ -36,6 +38,21 @@ def resize(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def best_class(scores: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """The class (*size) of highest score, of scores (C, h, w) resized bilinearly; the first one of equals.
+
+    Some classes at a time: 150 of them at the original size of a large photo would take gigabytes.
+    """
+    if scores.shape[-2:] == tuple(size):
+        return scores.argmax(0)
+    best, chosen = resize(scores[None, :_CHUNK], size)[0].max(0)
+    for first in range(_CHUNK, len(scores), _CHUNK):
+        values, classes = resize(scores[None, first : first + _CHUNK], size)[0].max(0)
+        chosen = torch.where(values > best, classes + first, chosen)
+        best = best.maximum(values)
+    return chosen
+
+
 class Metric:
     """Confusion matrix over a data split; exact under any split of the images over workers."""
 
@@ -55,7 +72,7 @@ class Metric:
             self._count(logits.argmax(1), masks)
             return
         for scores, mask in zip(logits, masks, strict=True):
-            self._count(resize(scores[None], mask.shape)[0].argmax(0), mask)
+            self._count(best_class(scores, mask.shape), mask)
 
     def _count(self, prediction: Tensor, mask: Tensor) -> None:
         keep = mask != self.ignore_index

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from sigma_ray.data import Info
@@ -11,6 +13,14 @@ from sigma_ray.heads._mmcv_ops import install
 from sigma_ray.tasks import segmentation
 
 CLASSES, IGNORE = 6, 255
+
+
+@given(st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_the_best_class_is_that_of_all_scores_at_once(classes, seed):
+    scores = torch.randint(0, 4, (classes, 3, 5), generator=torch.Generator().manual_seed(seed)).float()  # many ties
+    for size in ((3, 5), (7, 9)):
+        wanted = segmentation.resize(scores[None], size)[0].argmax(0)
+        assert torch.equal(segmentation.best_class(scores, size), wanted)
 
 
 def make(classes=CLASSES):
