@@ -125,8 +125,8 @@ def _apply(path: Path, model: Any, config: TrialConfig, info: Any) -> tuple[Any,
         raise ValueError(f"{path} must be a picture, but cannot be decoded ({error}); remove it.") from None
     seen, scale = _prepare(image, config, info)
     with torch.inference_mode():
-        keeps_aspect = config.task == "segmentation" and _is_photos(config)
-        found = infer(model, [seen] if keeps_aspect else seen[None], info)[0]
+        # Pictures of a size of their own, which only segmentation sees, go to the model in a list.
+        found = infer(model, seen[None] if seen.shape[1:] == info.image_size else [seen], info)[0]
     return torch.from_numpy(_pixels(image)), _in_own_pixels(found, config.task, (image.height, image.width), scale)
 
 
@@ -135,32 +135,22 @@ def _prepare(image: Any, config: TrialConfig, info: Any) -> tuple[Any, tuple[flo
     import torch
     from PIL import Image
 
-    height, width = info.image_size
-    if not _is_photos(config) or config.task == "depth":
-        size, scale = (width, height), (width / image.width, height / image.height)
-    else:
-        sides = (width / image.width, height / image.height)
-        factor = min(sides) if config.task == "detection" else min(info.image_size) / min(image.size)
-        size, scale = tuple(max(1, round(side * factor)) for side in image.size), (factor, factor)
-    pixels = torch.from_numpy(_pixels(image.resize(size, Image.Resampling.BILINEAR)))
-    if config.task == "detection":
-        from sigma_ray.inference import pad
+    from sigma_ray import components, data
 
-        pixels = pad(pixels, info.image_size)
-    return pixels, scale
+    module = data.load(components.name_of(config.data))
+    if hasattr(module, "recipe"):
+        recipe = module.recipe(config.data)
+        pixels, scaled = recipe.shown(image), recipe.view((image.height, image.width)).scaled
+    else:  # decoded once, at one size
+        scaled = info.image_size
+        pixels = _pixels(image.resize((scaled[1], scaled[0]), Image.Resampling.BILINEAR))
+    return torch.from_numpy(pixels), (scaled[1] / image.width, scaled[0] / image.height)
 
 
 def _pixels(image: Any) -> Any:
     import numpy as np
 
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
-def _is_photos(config: TrialConfig) -> bool:
-    """Whether the trial saw pictures of their own shapes, and not all of one."""
-    from sigma_ray import components, data
-
-    return hasattr(data.load(components.name_of(config.data)), "open_split")
 
 
 def _in_own_pixels(found: Any, task: str, size: tuple[int, int], scale: tuple[float, float]) -> Any:

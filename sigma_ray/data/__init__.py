@@ -10,7 +10,8 @@ of that configuration and of a task out of them:
   axis, or of lists for columns whose rows differ in length. Everything that may be wrong with a file is found here.
   A generator may return a list of notes on what it left out.
 - `needs(cfg)`: lines that say what has to be downloaded, from where, and what of it is missing below `cfg.root`.
-- `open_split(cfg, task, table)`, where the table does not hold decoded samples: the `Split` over it.
+- `open_split(cfg, task, table)` and `recipe(cfg)`, where the table does not hold decoded samples: the `Split` over it,
+  and how it shows pictures to the model.
 """
 
 from collections.abc import Sequence

@@ -44,9 +44,9 @@ class Recipe(FileRecipe):
             )
         return depth
 
-    def shown(self, image: Image.Image) -> np.ndarray:
-        """See `FileRecipe`; both axes scaled to `image_size`."""
-        return _geometry.picture(image, View(self.cfg.image_size, (0, 0), self.cfg.image_size))
+    def view(self, size: tuple[int, int]) -> View:
+        """See `Recipe`; both axes scaled to `image_size`."""
+        return View(self.cfg.image_size, (0, 0), self.cfg.image_size)
 
     def training(
         self, image: Image.Image, row: Row, columns: Sequence[str], mirrored: bool, generator: np.random.Generator

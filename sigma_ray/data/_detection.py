@@ -54,14 +54,16 @@ class Recipe(_recipe.Recipe):
         objects = {name: objects[name][kept] for name in columns}
         return {"image": channels_first(_geometry.picture(image, view)), **objects}
 
+    def view(self, size: tuple[int, int]) -> View:
+        """See `Recipe`. Scaled to fit into `image_size`, padded on the right and below."""
+        factor = min(whole / side for whole, side in zip(self.cfg.image_size, size, strict=True))
+        return View(_geometry.scale(size, factor), (0, 0), self.cfg.image_size)
+
     def evaluation(self, image: Image.Image, row: Row, columns: Sequence[str]) -> dict[str, Any]:
-        """See `Recipe`. Scaled to fit into `image_size`, padded on the right and below; every object is kept."""
-        height, width = self.cfg.image_size
-        scaled = _geometry.scale((image.height, image.width), min(height / image.height, width / image.width))
-        sample: dict[str, Any] = {
-            "image": channels_first(_geometry.picture(image, View(scaled, (0, 0), self.cfg.image_size)))
-        }
+        """See `Recipe`; every object is kept."""
+        sample: dict[str, Any] = {"image": self.shown(image)}
         if "boxes" in columns:
+            scaled = self.view((image.height, image.width)).scaled
             scale = np.array([scaled[1] / image.width, scaled[0] / image.height])
             sample |= {"scale": scale, "area": row["area"], "crowd": row["crowd"]}
         return sample | {name: masks_of(row) if name == "masks" else row[name] for name in columns}

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sigma_ray.data import _geometry
+from sigma_ray.data._geometry import View
 from sigma_ray.data.tables import Table
 
 Row = dict[str, Any]
@@ -31,6 +33,14 @@ class Recipe(ABC):
         """One augmented sample: `image` uint8 (3, H, W), and `columns`."""
 
     @abstractmethod
+    def view(self, size: tuple[int, int]) -> View:
+        """How evaluation shows a picture of `size` (h, w)."""
+
+    def shown(self, image: Image.Image) -> np.ndarray:
+        """The evaluation image: uint8 (3, h, w)."""
+        return channels_first(_geometry.picture(image, self.view((image.height, image.width))))
+
+    @abstractmethod
     def evaluation(self, image: Image.Image, row: Row, columns: Sequence[str]) -> dict[str, Any]:
         """One evaluation sample: `image` uint8 (3, h, w), and `columns` at the original size."""
 
@@ -48,18 +58,13 @@ class FileRecipe(Recipe):
     def target(self, path: Path) -> np.ndarray:
         """The checked target (h, w) in a file; ValueError where it is none."""
 
-    @abstractmethod
-    def shown(self, image: Image.Image) -> np.ndarray:
-        """The evaluation image: uint8 (h, w, 3)."""
-
     def offers(self, table: Table) -> tuple[str, ...]:
         """See `Recipe`."""
         return (self.column,)
 
     def evaluation(self, image: Image.Image, row: Row, columns: Sequence[str]) -> dict[str, Any]:
         """See `Recipe`."""
-        sample = {"image": channels_first(self.shown(image))}
-        return sample | {column: self.target(row["target"]) for column in columns}
+        return {"image": self.shown(image)} | {column: self.target(row["target"]) for column in columns}
 
 
 def channels_first(pixels: np.ndarray) -> np.ndarray:

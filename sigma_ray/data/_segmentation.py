@@ -76,13 +76,13 @@ class Recipe(FileRecipe):
         """See `FileRecipe`; labels uint8."""
         return read_mask(path, next(table for end, table in self.codings.items() if path.name.endswith(end)))
 
-    def shown(self, image: Image.Image) -> np.ndarray:
-        """See `FileRecipe`; scaled with its aspect kept."""
+    def view(self, size: tuple[int, int]) -> View:
+        """See `Recipe`; scaled with its aspect kept."""
         longer, shorter = self._base()
         if self.cfg.test_short_side is not None:
             longer, shorter = longer * self.cfg.test_short_side / shorter, self.cfg.test_short_side
-        size = _geometry.fit((image.height, image.width), longer, shorter)
-        return _geometry.picture(image, View(size, (0, 0), size))
+        scaled = _geometry.fit(size, longer, shorter)
+        return View(scaled, (0, 0), scaled)
 
     def training(
         self, image: Image.Image, row: Row, columns: Sequence[str], mirrored: bool, generator: np.random.Generator

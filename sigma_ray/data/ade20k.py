@@ -62,4 +62,5 @@ SET = PairSet(
     find=_find,
     recipe=lambda cfg: _segmentation.Recipe(cfg, CODINGS),
 )
-cache_key, fingerprint, batches, open_split = SET.cache_key, SET.fingerprint, SET.batches, SET.open_split
+cache_key, fingerprint, batches = SET.cache_key, SET.fingerprint, SET.batches
+open_split, recipe = SET.open_split, SET.recipe

@@ -115,7 +115,12 @@ def batches(cfg: Config, task: str, split: str) -> Generator[dict[str, Any], Non
 def open_split(cfg: Config, task: str, table: Table) -> Photos:
     """See `sigma_ray.data`."""
     _coco_json.forget()  # all of it is in the table now
-    return Photos(table, _root(cfg), _detection.Recipe(cfg))
+    return Photos(table, _root(cfg), recipe(cfg))
+
+
+def recipe(cfg: Config) -> _detection.Recipe:
+    """See `sigma_ray.data`."""
+    return _detection.Recipe(cfg)
 
 
 def _root(cfg: Config) -> Path:

@@ -77,4 +77,5 @@ def _scene(pair: Pair) -> str:
 
 
 SET = PairSet(version=1, holds="NYU Depth V2", find=_find, recipe=_depth.Recipe)
-cache_key, fingerprint, batches, open_split = SET.cache_key, SET.fingerprint, SET.batches, SET.open_split
+cache_key, fingerprint, batches = SET.cache_key, SET.fingerprint, SET.batches
+open_split, recipe = SET.open_split, SET.recipe

@@ -73,4 +73,5 @@ def _find(cfg: Config, root: Path) -> dict[str, list[Pair]]:
 
 
 SET = PairSet(version=1, holds="splits/, rgb/ and depth/", find=_find, recipe=_depth.Recipe)
-cache_key, fingerprint, batches, open_split = SET.cache_key, SET.fingerprint, SET.batches, SET.open_split
+cache_key, fingerprint, batches = SET.cache_key, SET.fingerprint, SET.batches
+open_split, recipe = SET.open_split, SET.recipe

@@ -12,8 +12,10 @@ import photo_sets
 import pytest
 from PIL import Image
 
-from sigma_ray import components, data, tasks
+from sigma_ray import components, data, profiles, tasks
+from sigma_ray.config import override_all
 from sigma_ray.data import Draws, loader
+from trainables.predictor import _prepare
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "ade20k": photo_sets.ade20k,
@@ -101,6 +103,19 @@ def test_evaluation_samples_have_original_targets(cfg: Any) -> None:
     alone = split.take(np.array([0]), ())
     assert set(alone) == {"image", "index", "size"}
     np.testing.assert_array_equal(alone["image"][0], batch["image"][1])
+
+
+def test_a_finished_trial_sees_new_pictures_as_it_saw_test_pictures(name: str, cfg: Any) -> None:
+    if name == "ade20k":
+        cfg = dataclasses.replace(cfg, base_size=(40, 32), test_short_side=20)
+    path, found = files(cfg, "test")[0], opened(cfg)
+    seen = found.split("test").take(np.array([0]), tasks.get(cfg.tasks[0]).columns)
+    trial = override_all(profiles.load("paper", cfg.tasks[0]), [("data", name)])
+    with Image.open(path) as image:
+        pixels, scale = _prepare(image.convert("RGB"), dataclasses.replace(trial, data=cfg), found.info)
+    np.testing.assert_array_equal(pixels.numpy(), seen["image"][0])
+    if "scale" in seen:
+        assert scale == pytest.approx(tuple(seen["scale"][0]))
 
 
 def test_opening_again_reads_no_picture(cfg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
