@@ -289,3 +289,15 @@ def test_mask_rcnn_keeps_strides_that_are_no_power_of_two():
 def test_settings_that_cannot_work_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         build(name, **options)
+
+
+def test_the_focal_loss_needs_no_compiled_operator():
+    """MMDetection's loss on one-hot targets takes the same path on every device; its value is torchvision's."""
+    from torchvision.ops import sigmoid_focal_loss
+
+    head = build("atss").head
+    logits = torch.randn(12, CLASSES, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(12) % (CLASSES + 1)  # the last label is the background
+    ones = torch.nn.functional.one_hot(labels, CLASSES + 1)[:, :-1].float()
+    expected = sigmoid_focal_loss(logits, ones, alpha=0.25, gamma=2.0, reduction="sum") / 5
+    torch.testing.assert_close(head.loss_cls(logits, labels, torch.ones(12), avg_factor=5), expected)
