@@ -1,14 +1,19 @@
 """The batches of a trial: a pure function of seed and step, so that every arm sees the same and a resumed trial too."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sigma_ray import sampling
 from sigma_ray.config import TrialConfig
 from sigma_ray.data import Draws, Split
-from sigma_ray.evaluate import targets_of
+from sigma_ray.data._decoded import Decoded
+from sigma_ray.data.loader import Prefetcher
+from sigma_ray.evaluate import targets_of, to_device
+from sigma_ray.feature_cache import FeatureTable
 
 
 class Batches:
@@ -22,13 +27,27 @@ class Batches:
         self.seed, self.size, self.flip = config.seed, config.train.batch_size, config.train.horizontal_flip
         self.share = slice(rank * self.size // world, (rank + 1) * self.size // world)
 
-    def __getitem__(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images (B, 3, H, W) uint8, or features that stand for them, and targets of a step."""
+    @contextmanager
+    def steps(self, start: int, stop: int) -> Iterator[Iterator[tuple[Tensor, dict[str, Tensor]]]]:
+        """Yield an iterator over the batches of steps `start` .. `stop` - 1.
+
+        Each is images (B, 3, H, W) uint8, or features that stand for them, and targets. Pictures that are decoded anew
+        for every step are made ahead on other threads; what lies decoded on disk is read when it is needed.
+        """
+        if isinstance(self.split, Decoded | FeatureTable) or start >= stop:
+            yield (self._on_device(self.sample(step)) for step in range(start, stop))
+            return
+        with Prefetcher(self.sample, start=start, stop=stop) as samples:
+            yield (self._on_device(sample) for sample in samples)
+
+    def sample(self, step: int) -> dict[str, np.ndarray]:
+        """This rank's samples of a step; a pure function of it."""
         indices = sampling.batch_indices(step, batch_size=self.size, num_samples=len(self.split), seed=self.seed)
         mirrored, seeds = sampling.draws(step, batch_size=self.size, seed=self.seed)
         if not self.flip:
             mirrored = torch.zeros_like(mirrored)
         draws = Draws(mirrored=mirrored[self.share].numpy(), seeds=seeds[self.share].numpy())
-        sample = self.split.augmented(indices[self.share].numpy(), self.columns, draws)
-        images = torch.from_numpy(sample["image"]).to(self.device, non_blocking=True)
-        return images, targets_of(sample, self.device)
+        return self.split.augmented(indices[self.share].numpy(), self.columns, draws)
+
+    def _on_device(self, sample: dict[str, np.ndarray]) -> tuple[Tensor, dict[str, Tensor]]:
+        return to_device(sample["image"], self.device), targets_of(sample, self.device)

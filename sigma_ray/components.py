@@ -3,7 +3,8 @@
 `import torch` alone costs close to three seconds, and the command line must list, check and print a plan in less.
 So a component's `Config` class is read from its file without running the rest of it: the file is parsed, and only
 the `Config` class and the cheap imports it may use are executed. The price is a rule, kept by a contract test:
-a `Config` uses nothing but builtins, `dataclasses`, `typing`, `math` and `sigma_ray.checks`.
+a `Config` uses nothing but builtins, `dataclasses`, `typing`, `math`, `sigma_ray.checks` and the options that
+data sets share (`sigma_ray.data._options`).
 """
 
 import ast
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 KINDS = {"adapter": "adapters", "head": "heads", "data": "data"}
-_CHEAP = {"dataclasses", "typing", "math", "collections.abc", "sigma_ray.checks"}
+_CHEAP = {"dataclasses", "typing", "math", "collections.abc", "sigma_ray.checks", "sigma_ray.data._options"}
 
 
 def names(kind: str) -> list[str]:

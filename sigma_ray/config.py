@@ -96,10 +96,12 @@ class TrialConfig:
                 f"{self.num_workers}; the global batch is split evenly."
             )
 
-
     def _check_kinds(self) -> None:
         """Refuse a head of another task, and data without its targets."""
-        for kind, fits in (("head", lambda part: part.task == self.task), ("data", lambda part: self.task in part.tasks)):
+        for kind, fits in (
+            ("head", lambda part: part.task == self.task),
+            ("data", lambda part: self.task in part.tasks),
+        ):
             part = getattr(self, kind)
             if not fits(part):
                 names = [name for name in components.names(kind) if fits(components.config_class(kind, name))]
@@ -180,9 +182,10 @@ def from_dict(plain: Mapping[str, Any]) -> TrialConfig:
     for kind in components.KINDS:
         options = dict(parts[kind])
         parts[kind] = component(kind, options.pop("name"), **options)
-    return TrialConfig(
-        **{**parts, "backbone": BackboneConfig(**parts["backbone"]), "train": TrainConfig(**parts["train"])}
-    )
+    train: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in parts["train"].items()
+    }
+    return TrialConfig(**{**parts, "backbone": BackboneConfig(**parts["backbone"]), "train": TrainConfig(**train)})
 
 
 def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

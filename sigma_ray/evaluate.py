@@ -23,8 +23,9 @@ def to_device(value: Any, device: torch.device) -> Any:
 def targets_of(sample: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """All of a batch but its images, on `device`; masks of class ids as int64."""
     targets = {name: to_device(value, device) for name, value in sample.items() if name != "image"}
-    if isinstance(targets.get("mask"), torch.Tensor):
-        targets["mask"] = targets["mask"].long()
+    if "mask" in targets:
+        ids = targets["mask"]
+        targets["mask"] = ids.long() if isinstance(ids, torch.Tensor) else [one.long() for one in ids]
     return targets
 
 

@@ -39,7 +39,7 @@ def predict(model: Any, images: Tensor | Sequence[Tensor], info: Info) -> Any:
     scores: list[Any] = [None] * len(images)
     for size in dict.fromkeys(sizes):  # pictures of one padded size go together
         rows = [row for row, other in enumerate(sizes) if other == size]
-        found = model(torch.stack([_pad(images[row], size) for row in rows]))
+        found = model(torch.stack([pad(images[row], size) for row in rows]))
         for row, score in zip(rows, found, strict=True):
             scores[row] = score[:, : images[row].shape[-2], : images[row].shape[-1]]
     return scores
@@ -51,7 +51,7 @@ def _slide(
     """Mean scores (C, h, w) of all windows that see a pixel of `image` (3, h, w)."""
     height, width = image.shape[-2:]
     size = max(height, window[0]), max(width, window[1])
-    padded = _pad(image, size)
+    padded = pad(image, size)
     places = [
         (top, left) for top in _starts(size[0], window[0], stride[0]) for left in _starts(size[1], window[1], stride[1])
     ]
@@ -74,7 +74,7 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [min(step * stride, length - window) for step in range(steps + 1)]
 
 
-def _pad(image: Tensor, size: tuple[int, ...]) -> Tensor:
+def pad(image: Tensor, size: tuple[int, ...]) -> Tensor:
     """`image` (3, h, w) in the upper left of a picture of `size`."""
     if image.shape[-2:] == size:
         return image

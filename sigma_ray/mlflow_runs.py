@@ -258,7 +258,7 @@ class Runs:
             self.client.log_batch(run_id, metrics=metrics)
 
     def _upload(self, run_id: str, paths: Sequence[str], below: str | None = None) -> None:
-        """Store files, in the folder `below` if there is one, and folders by their names; one that is gone by now is warned of and left out."""
+        """Store files, `below` a folder if there is one, and folders by their names; warn of those that are gone."""
         for path in map(Path, paths):
             if path.is_dir():
                 self.client.log_artifacts(run_id, str(path), path.name)

@@ -5,6 +5,7 @@ map over the range of the ground truth, pixels without measurement grey. All are
 """
 
 import colorsys
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.numpy import save
 from torch import Tensor
 
@@ -84,7 +86,7 @@ def draw_boxes(image: Tensor, found: Mapping[str, Tensor], names: tuple[str, ...
     if not len(kept):
         return image.permute(1, 2, 0).numpy()
     labels = labels[kept]
-    colours = [tuple(colour) for colour in class_colours(labels.numpy() % 255).tolist()]
+    colours: Any = [tuple(colour) for colour in class_colours(labels.numpy() % 255).tolist()]
     if "masks" in found:
         masks = torch.stack([_nearest(mask.cpu(), image) for mask in found["masks"][kept.to(found["masks"].device)]])
         image = draw_segmentation_masks(image, masks.bool(), alpha=0.5, colors=colours)
@@ -97,38 +99,51 @@ def draw_boxes(image: Tensor, found: Mapping[str, Tensor], names: tuple[str, ...
     return draw_bounding_boxes(image, boxes, texts, colors=colours, width=2).permute(1, 2, 0).numpy()
 
 
-def render(task: str, info: Info, image: Tensor, prediction: Any, target: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """One sample as pictures (h, w, 3) uint8 of one size: `image`, `prediction` and, unless `target` is empty, `target`.
+def render(
+    task: str, info: Info, image: Tensor, prediction: Any, target: Mapping[str, Any], *, longer: int = CELL
+) -> dict[str, np.ndarray]:
+    """One sample as pictures (h, w, 3) uint8 of one size: `image`, `prediction` and, where there is one, `target`.
 
     Args:
         task: decides how things are drawn.
         info: names, and the range of depth.
         image: (3, H, W) uint8 as the model got it.
-        prediction: the sample's part of what the head predicted.
-        target: the sample's part of the targets.
+        prediction: the sample's part of what the head predicted, in the pixels of `image`.
+        target: the sample's part of the targets, at the picture's original size.
+        longer: pixels of the longer side of what is returned.
     """
-    factor = CELL / max(image.shape[-2:])
+    factor = longer / max(image.shape[-2:])
     size = [max(1, round(side * factor)) for side in image.shape[-2:]]
     shown = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().byte()
-    pictures = {"image": shown.permute(1, 2, 0).cpu().numpy()}
+    drawn = {"prediction": _draw(task, info, image, shown, prediction, target, 1.0)}
+    if target:
+        scale = target.get("scale", 1.0)
+        drawn["target"] = _draw(task, info, image, shown, target, target, scale)
+    return {"image": shown.permute(1, 2, 0).cpu().numpy(), **drawn}
+
+
+def _draw(
+    task: str, info: Info, image: Tensor, shown: Tensor, found: Any, target: Mapping[str, Any], scale: Any
+) -> np.ndarray:
+    """A prediction, or the `target` itself, on `shown`; `scale` turns its pixels into those of `image`."""
     if task == "segmentation":
-        pictures["prediction"] = draw_classes(shown, prediction.argmax(0))
-        if target:
-            pictures["target"] = draw_classes(shown, target["mask"])
-    elif task == "depth":
-        known = target["depth"][target["depth"] > 0].float() if target else prediction.float()
-        span = tuple(torch.quantile(known[:: max(1, len(known) // 10_000)], q).item() for q in (0.02, 0.98)) \
-            if known.numel() else (info.min_depth, info.max_depth)
-        pictures["prediction"] = draw_depth(shown, prediction, span)
-        if target:
-            pictures["target"] = draw_depth(shown, target["depth"], span)
-    else:
-        zoom = torch.tensor([size[1] / image.shape[2], size[0] / image.shape[1]])
-        pictures["prediction"] = draw_boxes(shown, prediction, info.class_names, zoom)
-        if target:
-            scale = torch.as_tensor(target.get("scale", (1.0, 1.0))).float().cpu()
-            pictures["target"] = draw_boxes(shown, target, info.class_names, zoom * scale)
-    return pictures
+        return draw_classes(shown, found["mask"] if found is target else found.argmax(0))
+    if task == "depth":
+        span = _depth_span(target["depth"] if target else found, info)
+        return draw_depth(shown, found["depth"] if found is target else found, span)
+    zoom = torch.tensor([shown.shape[2] / image.shape[2], shown.shape[1] / image.shape[1]])
+    return draw_boxes(shown, found, info.class_names, zoom * torch.as_tensor(scale).float().cpu())
+
+
+def _depth_span(depth: Tensor, info: Info) -> tuple[float, float]:
+    """The range that colours cover: nearly all of what was measured."""
+    known = depth[depth > 0].float()
+    if not known.numel():
+        return info.min_depth, info.max_depth
+    low, high = torch.quantile(
+        known[:: max(1, known.numel() // 10_000)], torch.tensor([0.02, 0.98], device=known.device)
+    )
+    return low.item(), high.item()
 
 
 @torch.inference_mode()
@@ -155,14 +170,14 @@ def save_examples(path: Path, shown: Mapping[str, np.ndarray]) -> None:
 
 def grid(shown: Mapping[str, np.ndarray]) -> bytes:
     """What `examples` returned as one PNG: a row a sample; image, ground truth, prediction."""
-    import io
-
-    from PIL import Image
-
     columns = [shown[name] for name in ("image", "target", "prediction")]
-    sheet = np.concatenate([np.concatenate(list(column), axis=0) for column in columns], axis=1)
+    return png(np.concatenate([np.concatenate(list(column), axis=0) for column in columns], axis=1))
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A PNG file of grey (H, W), uint8 or uint16, or RGB (H, W, 3) pixels."""
     sink = io.BytesIO()
-    Image.fromarray(sheet).save(sink, format="PNG")
+    Image.fromarray(pixels).save(sink, format="PNG")
     return sink.getvalue()
 
 
@@ -175,8 +190,5 @@ def _stack(pictures: list[np.ndarray]) -> np.ndarray:
     """(N, h, w, 3); smaller pictures get a white margin on the right and below."""
     height, width = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
     return np.stack(
-        [
-            np.pad(p, ((0, height - p.shape[0]), (0, width - p.shape[1]), (0, 0)), constant_values=255)
-            for p in pictures
-        ]
+        [np.pad(p, ((0, height - p.shape[0]), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures]
     )

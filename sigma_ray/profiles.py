@@ -16,10 +16,10 @@ def demo(task: str = "segmentation") -> TrialConfig:
     """
     heads: dict[str, dict[str, Any]] = {
         "segmentation": {"name": "deconv", "channels": 48},
-        "detection": {"name": "atss", "channels": 48},
-        "depth": {"name": "dpt", "channels": 32},
+        "detection": {"name": "detr", "channels": 48},
+        "depth": {"name": "linear_depth", "num_bins": 64, "upsample": 2},
     }
-    rates = {"segmentation": 8e-3, "detection": 2e-3, "depth": 2e-3}
+    rates = {"segmentation": 8e-3, "detection": 2e-3, "depth": 3e-3}
     return TrialConfig(
         task=task,
         backbone=BackboneConfig(name="scenes_tiny", weights="bundled"),

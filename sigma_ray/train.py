@@ -142,22 +142,22 @@ class _Loop:
     def run(self) -> dict[str, float]:
         interval = self.train.eval_interval or self.train.num_steps
         self.publish()
-        while self.progress.step < self.train.num_steps:
-            started = time.perf_counter()
-            until = min((self.progress.step // interval + 1) * interval, self.train.num_steps)
-            while self.progress.step < until:
-                self.step()
-            if self.recent:
-                self.log_loss()
-            self.progress.train_seconds += time.perf_counter() - started
-            self.validate()
-            self.save()
-            self.publish()
+        with self.batches.steps(self.progress.step, self.train.num_steps) as batches:
+            while self.progress.step < self.train.num_steps:
+                started = time.perf_counter()
+                until = min((self.progress.step // interval + 1) * interval, self.train.num_steps)
+                while self.progress.step < until:
+                    self.step(*next(batches))
+                if self.recent:
+                    self.log_loss()
+                self.progress.train_seconds += time.perf_counter() - started
+                self.validate()
+                self.save()
+                self.publish()
         return self.finish()
 
-    def step(self) -> None:
+    def step(self, images: Tensor, targets: dict[str, Tensor]) -> None:
         """One optimisation step on this rank's share of the global batch, in micro-batches."""
-        images, targets = self.batches[self.progress.step]
         size = self.train.micro_batch_size or len(images)
         self.wrapped.train()
         total = torch.zeros((), device=self.device)
@@ -217,7 +217,9 @@ class _Loop:
     def better(self, value: float) -> bool:
         """Whether a validation metric beats the best so far; any number beats NaN."""
         best = self.progress.best_value
-        return (math.isnan(best) and not math.isnan(value)) or (value > best if self.task.mode == "max" else value < best)
+        return (math.isnan(best) and not math.isnan(value)) or (
+            value > best if self.task.mode == "max" else value < best
+        )
 
     def evaluate(self, split: str) -> dict[str, float]:
         shard = (self.rank, self.world)

@@ -41,7 +41,11 @@ def recipe(profile: str) -> tuple[Edit, ...]:
         return ()
     train = {"num_steps": 40_000, "learning_rate": 2e-4, "weight_decay": 1e-2, "warmup_steps": 1500}
     edits = (change("task", "segmentation"), replace("head", "deconv"), change("head.num_groups", 32))
-    return (*edits, change("train.schedule", "poly"), *(change(f"train.{name}", value) for name, value in train.items()))
+    return (
+        *edits,
+        change("train.schedule", "poly"),
+        *(change(f"train.{name}", value) for name, value in train.items()),
+    )
 
 
 STUDY = Study(name="ablate_vit_split", question="What carries ViT-Split?", arms=arms, recipe=recipe)

@@ -82,7 +82,7 @@ def test_a_recipe_edits_the_baseline_and_settings_come_after_it():
 
 
 def test_arms_of_several_tasks_are_refused():
-    edits = (change("task", "depth"), replace("head", "dpt"))
+    edits = (change("task", "depth"), replace("head", "linear_depth"))
     with pytest.raises(ValueError, match="task must be the same for all arms, but 'b' has depth"):
         make_plan(study(Arm(name="a"), Arm(name="b", edits=edits)), "demo", num_seeds=1)
 

@@ -59,9 +59,7 @@ class Console:
         self.durations.append(duration)
         self.ended.add((arm, seed))
         value = final[self.plan.metric]
-        self._show(
-            arm, seed, f"[green]{value:.3f}[/]", f"finished {self.plan.metric} {value:.4f} in {duration:.0f} s"
-        )
+        self._show(arm, seed, f"[green]{value:.3f}[/]", f"finished {self.plan.metric} {value:.4f} in {duration:.0f} s")
 
     def failed(self, arm: str, seed: int, reason: str) -> None:
         """A trial has ended without a result."""

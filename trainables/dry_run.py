@@ -36,7 +36,9 @@ def show(plan: Plan) -> None:
 
 def _steps(config: TrialConfig) -> str:
     train = config.train
-    decays = f", x{train.decay_factor:g} at {','.join(f'{at:,}' for at in train.decay_steps)}" if train.decay_steps else ""
+    decays = (
+        f", x{train.decay_factor:g} at {','.join(f'{at:,}' for at in train.decay_steps)}" if train.decay_steps else ""
+    )
     return (
         f"{train.num_steps:,} steps of batch {train.batch_size} ({train.num_steps * train.batch_size:,} images"
         f"{', ' + 'x'.join(map(str, config.data.image_size))} px; AdamW {train.learning_rate:g}, "

@@ -62,7 +62,8 @@ def predict(flags: Flags) -> int:
     output = Path(flags.output)
     output.mkdir(parents=True, exist_ok=True)
     for path in paths:
-        _write(output / path.stem, _apply(path, model, config, info), config.task, info)
+        image, found = _apply(path, model, config, info)
+        _write(output / path.stem, image, found, config.task, info)
     return len(paths)
 
 
@@ -102,19 +103,109 @@ def _load(path: Path, weights: str | None) -> tuple[Any, TrialConfig, Any]:
     from sigma_ray.data import Info
 
     extra = read_adapter(path).extra
-    config, labels = from_dict(json.loads(extra["config"])), json.loads(extra["info"])
+    config, info = from_dict(json.loads(extra["config"])), Info.from_plain(json.loads(extra["info"]))
     if weights is not None:
         config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, weights=weights))
-    info = Info(**{key: tuple(value) if isinstance(value, list) else value for key, value in labels.items()})
     model = models.build(config, info)
     load_adapter(path, model.backbone, head=model.head)
     return model.eval(), config, info
 
 
-def _apply(path: Path, model: Any, config: TrialConfig, info: Any) -> dict[str, Any]:
-    """Overlay (h, w, 3) uint8, and the prediction at the picture's own size."""
-    raise NotImplementedError
+def _apply(path: Path, model: Any, config: TrialConfig, info: Any) -> tuple[Any, Any]:
+    """A picture uint8 (3, h, w), and what the model predicts for it, in its own pixels."""
+    import torch
+    from PIL import Image
+
+    from sigma_ray.inference import predict as infer
+
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} must be a picture, but cannot be decoded ({error}); remove it.") from None
+    seen, scale = _prepare(image, config, info)
+    with torch.inference_mode():
+        keeps_aspect = config.task == "segmentation" and _is_photos(config)
+        found = infer(model, [seen] if keeps_aspect else seen[None], info)[0]
+    return torch.from_numpy(_pixels(image)), _in_own_pixels(found, config.task, (image.height, image.width), scale)
 
 
-def _write(stem: Path, found: Mapping[str, Any], task: str, info: Any) -> None:
-    raise NotImplementedError
+def _prepare(image: Any, config: TrialConfig, info: Any) -> tuple[Any, tuple[float, float]]:
+    """The model's input (3, H, W), as test images of the trial's data had it, and its scale in x and y."""
+    import torch
+    from PIL import Image
+
+    height, width = info.image_size
+    if not _is_photos(config) or config.task == "depth":
+        size, scale = (width, height), (width / image.width, height / image.height)
+    else:
+        sides = (width / image.width, height / image.height)
+        factor = min(sides) if config.task == "detection" else min(info.image_size) / min(image.size)
+        size, scale = tuple(max(1, round(side * factor)) for side in image.size), (factor, factor)
+    pixels = torch.from_numpy(_pixels(image.resize(size, Image.Resampling.BILINEAR)))
+    if config.task == "detection":
+        from sigma_ray.inference import pad
+
+        pixels = pad(pixels, info.image_size)
+    return pixels, scale
+
+
+def _pixels(image: Any) -> Any:
+    import numpy as np
+
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def _is_photos(config: TrialConfig) -> bool:
+    """Whether the trial saw pictures of their own shapes, and not all of one."""
+    from sigma_ray import components, data
+
+    return hasattr(data.load(components.name_of(config.data)), "open_split")
+
+
+def _in_own_pixels(found: Any, task: str, size: tuple[int, int], scale: tuple[float, float]) -> Any:
+    """A prediction at the picture's own size (h, w)."""
+    import torch
+    import torch.nn.functional as F
+
+    if task == "detection":
+        masks = {}
+        if "masks" in found:
+            seen = [round(side * factor) for side, factor in zip(size, scale[::-1], strict=True)]
+            cut = found["masks"][:, None, : seen[0], : seen[1]].float()
+            masks = {"masks": F.interpolate(cut, size, mode="bilinear")[:, 0] > 0.5}
+        return found | {"boxes": found["boxes"].cpu() / torch.tensor(scale * 2)} | masks
+    planes = found if task == "segmentation" else found[None]
+    resized = F.interpolate(planes[None].float(), size, mode="bilinear")[0]
+    return resized if task == "segmentation" else resized[0]
+
+
+def _write(stem: Path, image: Any, found: Any, task: str, info: Any) -> None:
+    """Write overlay and prediction of one picture."""
+    import numpy as np
+
+    from sigma_ray import pictures
+    from sigma_ray.files import write_atomically
+
+    drawn = pictures.render(task, info, image, found, {}, longer=max(image.shape[-2:]))
+    overlay = drawn["prediction"]
+    if task == "segmentation":
+        overlay = (drawn["image"] // 2 + overlay // 2).astype(np.uint8)
+        write_atomically(Path(f"{stem}_mask.png"), pictures.png(found.argmax(0).cpu().numpy().astype(np.uint8)))
+    elif task == "depth":
+        millimetres = (found.cpu().numpy() * 1000).round().clip(0, 65535).astype(np.uint16)
+        write_atomically(Path(f"{stem}_depth.png"), pictures.png(millimetres))
+    else:
+        write_atomically(Path(f"{stem}_boxes.json"), json.dumps(_coco(found, info), indent=1).encode())
+    write_atomically(Path(f"{stem}.png"), pictures.png(overlay))
+
+
+def _coco(found: Mapping[str, Any], info: Any) -> list[dict[str, Any]]:
+    """Boxes in COCO's results format, with the class's name."""
+    results = []
+    for box, score, label in zip(*(found[name].cpu().tolist() for name in ("boxes", "scores", "labels")), strict=True):
+        left, top, right, bottom = box
+        category = info.category_ids[label] if info.category_ids else label + 1
+        name, bbox = info.class_names[label], [left, top, right - left, bottom - top]
+        results.append({"category_id": category, "category": name, "bbox": bbox, "score": score})
+    return results

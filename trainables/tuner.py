@@ -36,6 +36,9 @@ def run_study(plan: Plan, flags: "Flags") -> int:
         address = preflight.ray_address(flags.address)
         first = plan.trials[0].config
         opened = data.open_for(first)
+        for split, notes in opened.notes.items():
+            for note in notes:
+                print(f"note: {split}: {note}", file=sys.stderr)
         specs = make_specs(plan, opened.fingerprint, folder)
         ledger = tracking.Ledger(flags.tracking_uri, plan.study.name, folder / "spool")
         try:

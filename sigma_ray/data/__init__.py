@@ -9,6 +9,7 @@ of that configuration and of a task out of them:
 - `batches(cfg, task, split)`: the rows of the table of "train", "val" or "test": dicts of arrays with a leading batch
   axis, or of lists for columns whose rows differ in length. Everything that may be wrong with a file is found here.
   A generator may return a list of notes on what it left out.
+- `needs(cfg)`: lines that say what has to be downloaded, from where, and what of it is missing below `cfg.root`.
 - `open_split(cfg, task, table)`, where the table does not hold decoded samples: the `Split` over it.
 """
 
@@ -120,9 +121,3 @@ def open_data(name: str, cfg: Any, task: str, columns: Sequence[str] = ()) -> Da
                 f"{', '.join(samples.columns)}; choose another data set or a head that does not need it."
             )
     return Data(info=meta.info, fingerprint=meta.fingerprint, splits=splits, notes=meta.notes)
-
-
-def open_for(config: "TrialConfig") -> Data:
-    """Open the data of a trial, with the targets that its task and head read."""
-    columns = tasks.columns(config.task, config.head)
-    return open_data(components.name_of(config.data), config.data, config.task, columns)

@@ -37,4 +37,5 @@ class Info:
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
         """The same from what JSON makes of `dataclasses.asdict`."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+        fields: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+        return cls(**fields)

@@ -1,85 +1,34 @@
-"""Image and mask files of a folder data set: finding the pairs, and reading one of them."""
+"""Reading a pair of image and mask of a folder data set, and its `classes.json`."""
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from sigma_ray.data import _files
+from sigma_ray.data._files import Pair
 from sigma_ray.data._info import Info
 
-FOLDERS = ("training", "validation", "test")
-SUFFIXES = {".jpg", ".jpeg", ".png"}
-NUM_NAMED = 3
 
-
-class Pair(NamedTuple):
-    """An image file and its mask file."""
-
-    image: Path
-    mask: Path
-
-
-def refuse(problems: list[str], among: str) -> None:
-    """Raise one ValueError that counts the `problems` and names the first three; do nothing without any."""
-    if problems:
-        more = f"; and {len(problems) - NUM_NAMED} more" if len(problems) > NUM_NAMED else ""
-        listed = "; ".join(problems[:NUM_NAMED])
-        raise ValueError(
-            f"{len(problems)} of the {among} cannot be used: {listed}{more}. Repair or remove these files."
-        )
-
-
-def find(root: Path, split: str) -> list[Pair]:
-    """All pairs of folder `split`, sorted by name.
-
-    Raises:
-        ValueError: a folder is missing or has no images, or an image has no mask.
-    """
-    images, masks = root / "images" / split, root / "annotations" / split
-    if not masks.is_dir():
-        raise ValueError(
-            f"Every folder of images needs one of masks, but {masks} is missing; add it or remove {images}."
-        )
-    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise ValueError(f"{images} must hold .jpg or .png images, but it has none.")
-    pairs = [Pair(path, masks / f"{path.stem}.png") for path in paths]
-    present = {path.name for path in masks.iterdir()}
-    problems = [f"{pair.image} has no annotation {pair.mask}" for pair in pairs if pair.mask.name not in present]
-    refuse(problems, f"{len(pairs)} images in {images}")
-    return pairs
-
-
-def read(pair: Pair, labels: Info, reduce_zero_label: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Image uint8 (3, H, W) and mask uint8 (H, W) of one pair, resized to `labels.image_size`.
+def read(pair: Pair, labels: Info, reduce_zero_label: bool) -> dict[str, np.ndarray]:
+    """`image` uint8 (3, H, W) and `mask` uint8 (H, W) of one pair, resized to `labels.image_size`.
 
     Raises:
         ValueError: a file cannot be decoded, the sizes differ, or the mask holds a value that is no label.
     """
-    image, mask = _decode(pair.image), _decode(pair.mask)
+    image, mask = _files.decode_rgb(pair.image), _files.decode(pair.target)
     if image.size != mask.size:
-        raise ValueError(f"{pair.mask} is {mask.width}x{mask.height}, but its image is {image.width}x{image.height}")
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"{pair.image} has pixels of mode {image.mode}, but 8-bit grey or colour is needed")
+        raise ValueError(f"{pair.target} is {mask.width}x{mask.height}, but its image is {image.width}x{image.height}")
     ids = np.asarray(mask)
     if ids.ndim != 2 or ids.dtype.kind not in "uib":
-        raise ValueError(f"{pair.mask} has mode {mask.mode}, but one channel of class numbers is needed")
+        raise ValueError(f"{pair.target} has mode {mask.mode}, but one channel of class numbers is needed")
     size = (labels.image_size[1], labels.image_size[0])
-    picture = np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))
-    coded = Image.fromarray(_encode(ids.astype(np.int64), pair.mask, labels, reduce_zero_label))
-    return np.ascontiguousarray(picture.transpose(2, 0, 1)), np.asarray(coded.resize(size, Image.Resampling.NEAREST))
-
-
-def _decode(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    # Pillow reports a broken PNG as SyntaxError.
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be decoded ({str(error).splitlines()[0]})") from None
+    picture = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+    coded = Image.fromarray(_encode(ids.astype(np.int64), pair.target, labels, reduce_zero_label))
+    mask = np.asarray(coded.resize(size, Image.Resampling.NEAREST))
+    return {"image": np.ascontiguousarray(picture.transpose(2, 0, 1)), "mask": mask}
 
 
 def _encode(ids: np.ndarray, path: Path, labels: Info, reduce_zero_label: bool) -> np.ndarray:

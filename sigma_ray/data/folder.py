@@ -10,11 +10,7 @@ axes: images bilinear with antialiasing, masks nearest. Whatever is wrong with a
 any trial starts.
 """
 
-import hashlib
-import json
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -22,11 +18,18 @@ from typing import ClassVar
 import numpy as np
 
 from sigma_ray.checks import fraction, non_negative, one_of, positive
-from sigma_ray.data import _pairs
+from sigma_ray.data import _files, _pairs
 from sigma_ray.data._info import Info
+from sigma_ray.data._needs import Needs, of_splits
 
 VERSION = 1  # part of fingerprint and cache key: raise it whenever a pixel of a table changes
-BATCH = 32
+FOLDERS = {"train": "training", "val": "validation", "test": "test"}
+NEEDS = Needs(
+    title="pictures with masks of class numbers",
+    size="your own",
+    page="see sigma_ray/data/folder.py for the layout",
+    parts=of_splits(("images", "annotations"), (("training", "pairs to train on"), ("validation", "pairs to test on"))),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,29 +86,15 @@ def info(cfg: Config, task: str) -> Info:
 
 def cache_key(cfg: Config, task: str) -> str:
     """Hash of the settings and of the names, sizes and modification times of the files: quick, and local."""
-    root, pairs = _root(cfg), _splits(cfg)
-    stats = []
-    for split, members in pairs.items():
-        for path in (path for pair in members for path in pair):
-            stat = path.stat()
-            stats.append([split, path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns])
-    text = json.dumps([_settings(cfg), str(root.resolve()), stats], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _files.quick_hash(_settings(cfg), _root(cfg), _paths(cfg))
 
 
 def fingerprint(cfg: Config, task: str) -> str:
     """Hash of the settings and of every file's relative name and bytes, by split; reads all files."""
-    root, digest = _root(cfg), hashlib.sha256()
-    digest.update(json.dumps(_settings(cfg), sort_keys=True).encode())
-    for split, members in _splits(cfg).items():
-        for path in (path for pair in members for path in pair):
-            with open(path, "rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{split}\0{path.relative_to(root).as_posix()}\0{content}\n".encode())
-    return digest.hexdigest()
+    return _files.content_hash(_settings(cfg), _root(cfg), _paths(cfg))
 
 
-def batches(cfg: Config, task: str, split: str) -> Iterator[dict[str, np.ndarray]]:
+def batches(cfg: Config, task: str, split: str) -> Generator[dict[str, np.ndarray], None, list[str]]:
     """Yield "image" uint8 (B, 3, H, W) and "mask" uint8 (B, H, W) of "train", "val" or "test".
 
     Raises:
@@ -114,32 +103,21 @@ def batches(cfg: Config, task: str, split: str) -> Iterator[dict[str, np.ndarray
     """
     one_of("split", split, ("train", "val", "test"))
     labels, reduce_zero_label = _resolve(cfg)
-    pairs = _splits(cfg)[split]
-    problems: list[str] = []
 
-    def read(pair: _pairs.Pair) -> tuple[np.ndarray, np.ndarray] | str:
-        try:
-            return _pairs.read(pair, labels, reduce_zero_label)
-        except ValueError as error:
-            return str(error)
+    def read(pair: _files.Pair) -> dict[str, np.ndarray]:
+        return _pairs.read(pair, labels, reduce_zero_label)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(pairs), BATCH):
-            results = list(pool.map(read, pairs[start : start + BATCH]))
-            problems += [result for result in results if isinstance(result, str)]
-            samples = [result for result in results if not isinstance(result, str)]
-            if not problems:
-                yield {key: np.stack([s[i] for s in samples]) for i, key in enumerate(("image", "mask"))}
-    _pairs.refuse(problems, f"{len(pairs)} pairs in split {split!r} of {cfg.root}")
+    among = f"pairs in split {split!r} of {cfg.root}"
+    return (yield from _files.checked(_splits(cfg)[split], read, among=among, ragged=False))
+
+
+def needs(cfg: Config) -> list[str]:
+    """What has to lie below `cfg.root`, and what of it is missing."""
+    return NEEDS.lines(cfg.root)
 
 
 def _root(cfg: Config) -> Path:
-    if cfg.root is None:
-        raise ValueError("data.root must be the folder that holds images/ and annotations/, but got None; set it.")
-    root = Path(cfg.root).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"data.root must be an existing folder, but got {cfg.root!r}; check the path.")
-    return root
+    return _files.existing_root(cfg.root, "images/ and annotations/")
 
 
 def _resolve(cfg: Config) -> tuple[Info, bool]:
@@ -166,23 +144,20 @@ def _settings(cfg: Config) -> list[object]:
     return [VERSION, labels.class_names, labels.image_size, labels.ignore_index, reduce]
 
 
-def _splits(cfg: Config) -> dict[str, list[_pairs.Pair]]:
+def _paths(cfg: Config) -> dict[str, list[Path]]:
+    return {split: [path for pair in pairs for path in pair] for split, pairs in _splits(cfg).items()}
+
+
+def _splits(cfg: Config) -> dict[str, list[_files.Pair]]:
     """The pairs of "train", "val" and "test"."""
     root = _root(cfg)
-    found = {name: _pairs.find(root, name) for name in _pairs.FOLDERS if (root / "images" / name).is_dir()}
-    missing = [str(root / "images" / name) for name in ("training", "validation") if name not in found]
-    if "training" not in found or len(found) < 2:
+    found = {
+        split: _files.pairs_in(root / "images" / name, root / "annotations" / name, both=False)
+        for split, name in FOLDERS.items()
+        if (root / "images" / name).is_dir()
+    }
+    missing = [str(root / "images" / FOLDERS[split]) for split in ("train", "val") if split not in found]
+    if "train" not in found or len(found) < 2:
         raise ValueError(f"{root} must have images/training and images/validation, but {missing[0]} is missing.")
-    if len(found) == 3:
-        return {"train": found["training"], "val": found["validation"], "test": found["test"]}
-    test = found.get("validation") or found["test"]
-    if len(found["training"]) < 2:
-        raise ValueError(f"{root / 'images' / 'training'} must hold 2 images or more to split off val; add images.")
-    ranked = sorted(found["training"], key=lambda pair: _rank(pair, cfg.split_seed))
-    held_out = set(ranked[: min(max(1, round(cfg.val_fraction * len(ranked))), len(ranked) - 1)])
-    train = [pair for pair in found["training"] if pair not in held_out]
-    return {"train": train, "val": [pair for pair in found["training"] if pair in held_out], "test": test}
-
-
-def _rank(pair: _pairs.Pair, seed: int) -> str:
-    return hashlib.sha256(f"{seed}/{pair.image.name}".encode()).hexdigest()
+    where = str(root / "images" / "training")
+    return _files.three_splits(found, lambda pair: pair.image.name, cfg.val_fraction, cfg.split_seed, where)

@@ -194,6 +194,11 @@ def _boxes(region: np.ndarray, slots: int) -> tuple[np.ndarray, np.ndarray]:
     return boxes, visible
 
 
+def needs(cfg: Config) -> list[str]:
+    """Nothing: scenes are rendered."""
+    return ["data     procedural scenes, rendered here: nothing to download"]
+
+
 def info(cfg: Config, task: str) -> Info:
     """Labels and geometry of the scenes: for detection the shapes alone, because sky and ground are no objects."""
     one_of("task", task, cfg.tasks)

@@ -5,13 +5,15 @@ confusion matrix sums exactly over workers and needs none of the five seconds th
 every worker process.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-METRIC = "miou"
-"""The metric that selection on validation uses; larger is better."""
+from sigma_ray.data import Info
 
 
 def loss(logits: Tensor, mask: Tensor, *, ignore_index: int) -> Tensor:
@@ -37,14 +39,27 @@ def resize(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 class Metric:
     """Confusion matrix over a data split; exact under any split of the images over workers."""
 
-    def __init__(self, num_classes: int, ignore_index: int, device: torch.device) -> None:
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    def __init__(self, info: Info, device: torch.device) -> None:
+        self.num_classes, self.ignore_index = info.num_classes, info.ignore_index
+        self.confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.int64, device=device)
 
-    def update(self, logits: Tensor, mask: Tensor) -> None:
-        """Count predictions `logits` (B, C, H, W) against `mask` (B, H, W)."""
+    def update(self, logits: Tensor | Sequence[Tensor], targets: dict[str, Any]) -> None:
+        """Count a batch.
+
+        Args:
+            logits: (B, C, H, W), or one (C, h, w) an image.
+            targets: `mask`, (B, H, W) or one (h, w) an image; the logits are resized bilinearly to its size.
+        """
+        masks = targets["mask"]
+        if isinstance(logits, Tensor) and isinstance(masks, Tensor) and logits.shape[-2:] == masks.shape[-2:]:
+            self._count(logits.argmax(1), masks)
+            return
+        for scores, mask in zip(logits, masks, strict=True):
+            self._count(resize(scores[None], mask.shape)[0].argmax(0), mask)
+
+    def _count(self, prediction: Tensor, mask: Tensor) -> None:
         keep = mask != self.ignore_index
-        pairs = mask[keep] * self.num_classes + logits.argmax(1)[keep]
+        pairs = mask[keep] * self.num_classes + prediction[keep]
         self.confusion += torch.bincount(pairs, minlength=self.num_classes**2).view_as(self.confusion)
 
     def compute(self) -> dict[str, float]:

@@ -198,13 +198,13 @@ def test_an_empty_folder_is_named(root: Path) -> None:
 
 
 def test_missing_annotations_are_counted_and_three_are_named(tmp_path: Path) -> None:
-    root = make(tmp_path / "set", training=6, validation=1)
+    root = make(tmp_path / "set", training=6, validation=1, test=1)
     for i in range(5):
         (root / "annotations" / "training" / f"training_{i:03}.png").unlink()
     message = refused(config(root))
-    assert message.startswith("5 of the 6 images in ")
+    assert message.startswith("5 of the 6 pairs in split 'train' of ")
     assert "and 2 more" in message
-    assert [f"training_{i:03}.png has no annotation" in message for i in range(5)] == [True] * 3 + [False] * 2
+    assert [f"training_{i:03}.png is missing" in message for i in range(5)] == [True] * 3 + [False] * 2
 
 
 def test_masks_of_other_size_are_named(root: Path) -> None:

@@ -262,11 +262,12 @@ def test_open_data_gives_the_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_names_and_load_know_the_data_sets() -> None:
-    assert {"scenes", "folder"} <= set(data.names())
-    assert not {"tables", "_shapes"} & set(data.names())
+    photos = {"ade20k", "cityscapes", "coco", "nyuv2", "pascal_context", "rgbd"}
+    assert {"scenes", "folder"} | photos <= set(data.names())
+    assert not {"tables", "loader", "_shapes"} & set(data.names())
     for name in data.names():
-        assert {"Config", "info", "cache_key", "fingerprint", "batches"} <= set(vars(data.load(name)))
-    with pytest.raises(ValueError, match="Unknown data 'tables'; choose one of folder, scenes"):
+        assert {"Config", "info", "cache_key", "fingerprint", "batches", "needs"} <= set(vars(data.load(name)))
+    with pytest.raises(ValueError, match=r"Unknown data 'tables'; choose one of ade20k, .*, folder, "):
         data.load("tables")
 
 

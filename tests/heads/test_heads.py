@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+import training
 from safetensors.torch import save
 
 from sigma_ray import components, heads
 from sigma_ray.data import Info
 
 SMALL = {
+    "upernet": {"channels": 32, "pyramid_channels": 16, "auxiliary_channels": 32, "norm": "group"},
     "segformer": {"channels": 32},
     "mask2former": {
         "channels": 64,
@@ -29,11 +31,14 @@ def name(request):
     return request.param
 
 
-def build(name, seed=0):
+INFO = Info(image_size=SIZE, num_classes=CLASSES, ignore_index=IGNORE)
+
+
+def build(name, seed=0, in_channels=(32,), strides=(8,), **options):
     module = heads.load(name)
     torch.manual_seed(seed)
-    info = Info(image_size=SIZE, num_classes=CLASSES, ignore_index=IGNORE)
-    return module.build(module.Config(**SMALL.get(name, {})), in_channels=(32,), strides=(8,), info=info)
+    config = module.Config(**(SMALL.get(name, {}) | options))
+    return module.build(config, in_channels=in_channels, strides=strides, info=INFO)
 
 
 def features():
@@ -47,7 +52,7 @@ def targets():
 
 
 def test_heads_are_found():
-    assert set(heads.names()) >= {"deconv", "segformer", "mask2former"}
+    assert set(heads.names()) >= {"deconv", "linear", "segformer", "upernet", "mask2former"}
 
 
 def test_predictions_have_the_images_size(name):
@@ -69,6 +74,50 @@ def test_the_gradient_reaches_features_and_every_parameter(name):
     assert [key for key, p in head.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
+@pytest.mark.parametrize("name", ["segformer", "upernet", "mask2former"])
+def test_heads_on_stages_reach_every_stage(name):
+    sizes = {4: (12, 16), 8: (6, 8), 16: (3, 4), 32: (2, 2)}  # the last one rounded up, as a padding backbone does
+    maps = [torch.randn(2, 8 * i, *size, requires_grad=True) for i, size in enumerate(sizes.values(), 1)]
+    head = build(name, in_channels=(8, 16, 24, 32), strides=tuple(sizes)).train()
+    head.loss(maps, targets(), SIZE).backward()
+    assert all(x.grad.abs().sum() > 0 for x in maps)
+    assert [key for key, p in head.named_parameters() if p.requires_grad and p.grad is None] == []
+    assert head.eval().predict(maps, SIZE).shape == (2, CLASSES, *SIZE)
+
+
+def test_upernets_auxiliary_head_adds_its_weighted_loss():
+    maps = features()
+    losses = []
+    for weight in (0.0, 0.4, 0.8):
+        head = build("upernet", auxiliary_weight=weight, dropout=0.0)
+        head.load_state_dict(build("upernet", dropout=0.0).state_dict(), strict=False)
+        losses.append(head.loss(maps, targets(), SIZE).item())
+    assert losses[1] - losses[0] == pytest.approx(losses[2] - losses[1]) and losses[1] > losses[0] + 0.1
+
+
+def test_upernets_layers_are_the_papers():
+    widths, c, auxiliary = (8, 16, 24, 40), 64, 32
+    head = build("upernet", in_channels=widths, strides=(4, 8, 16, 32), channels=c, norm="batch")
+
+    def conv(before, after, kernel):  # with batch norm, without bias
+        return before * after * kernel**2 + 2 * after
+
+    pooling = 4 * conv(40, c, 1) + conv(40 + 4 * c, c, 3)
+    laterals = sum(conv(width, c, 1) + conv(c, c, 3) for width in widths[:3])
+    decoder = pooling + laterals + conv(4 * c, c, 3) + CLASSES * (c + 1)
+    assert sum(p.numel() for p in head.head.parameters()) == decoder
+    assert sum(p.numel() for p in head.auxiliary.parameters()) == conv(24, auxiliary, 3) + CLASSES * (auxiliary + 1)
+
+
+def test_the_linear_head_is_one_matrix():
+    head, maps = build("linear"), features()
+    weight, bias = head.classify.weight[:, :, 0, 0], head.classify.bias
+    logits = torch.einsum("bdhw,cd->bchw", maps[0], weight) + bias[:, None, None]
+    wanted = torch.nn.functional.interpolate(logits, SIZE, mode="bilinear")
+    torch.testing.assert_close(head.predict(maps, SIZE), wanted)
+    assert sum(p.numel() for p in head.parameters()) == CLASSES * 33
+
+
 def test_masks_without_labels_are_harmless(name):
     head, maps = build(name).train(), features()
     loss = head.loss(maps, {"mask": torch.full((2, *SIZE), IGNORE)}, SIZE)
@@ -80,15 +129,8 @@ def test_masks_without_labels_are_harmless(name):
 def test_a_few_steps_lower_the_loss(name):
     head, maps, mask = build(name).train(), features(), torch.zeros(2, *SIZE, dtype=torch.long)
     mask[..., 32:] = 1
-    optimiser = torch.optim.AdamW(head.parameters(), lr=3e-3)
-    losses = []
-    for _ in range(6):
-        optimiser.zero_grad()
-        loss = head.loss(maps, {"mask": mask}, SIZE)
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
+    values = training.losses(head, maps, {"mask": mask}, SIZE, steps=6, lr=3e-2 if name == "linear" else 3e-3)
+    assert values[-1] < 0.9 * values[0]
 
 
 def test_the_same_seed_gives_the_same_head(name):
@@ -109,6 +151,13 @@ def test_widths_that_do_not_divide_are_refused():
         deconv.build(deconv.Config(), in_channels=(20,), strides=(8,), info=Info(image_size=SIZE, num_classes=2))
     with pytest.raises(ValueError, match="multiple of 32"):
         mask2former.Config(channels=48)
+
+
+def test_upernets_group_norm_needs_widths_that_divide():
+    upernet = heads.load("upernet")
+    with pytest.raises(ValueError, match=r"multiples of 32 with head\.norm=group"):
+        upernet.Config(channels=48, norm="group")
+    assert upernet.Config(channels=48).norm == "batch"
 
 
 def test_an_unknown_head_lists_the_choices():

@@ -6,10 +6,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sigma_ray.data import Info
 from sigma_ray.heads._mmcv_ops import install
 from sigma_ray.tasks import segmentation
 
 CLASSES, IGNORE = 6, 255
+
+
+def make(classes=CLASSES):
+    info = Info(image_size=(9, 7), num_classes=classes, ignore_index=IGNORE)
+    return segmentation.Metric(info, torch.device("cpu"))
 
 
 def sample(seed, absent):
@@ -35,10 +41,10 @@ def test_the_metric_is_that_of_mmsegmentation(seed, absent):
     logits, mask = sample(seed, [c for c in absent if c])
     areas = IoUMetric.intersect_and_union(logits.argmax(1), mask, CLASSES, IGNORE)
     theirs = IoUMetric.total_area_to_metrics(*areas)
-    metric = segmentation.Metric(CLASSES, IGNORE, torch.device("cpu"))
+    metric = make()
     for start in (0, 1, 3):  # in uneven batches
         stop = {0: 1, 1: 3, 3: 4}[start]
-        metric.update(logits[start:stop], mask[start:stop])
+        metric.update(logits[start:stop], {"mask": mask[start:stop]})
     ours = metric.compute()
     wanted = {
         key: torch.from_numpy(theirs[name]).double().nanmean().item()
@@ -65,6 +71,27 @@ def test_without_labels_the_loss_is_zero_and_the_metric_undefined():
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
-    metric = segmentation.Metric(3, IGNORE, torch.device("cpu"))
-    metric.update(logits, mask)
+    metric = make(3)
+    metric.update(logits, {"mask": mask})
     assert all(math.isnan(value) for value in metric.compute().values())
+
+
+def test_images_of_several_sizes_are_judged_at_their_own():
+    logits, _ = sample(0, [])
+    sizes = [(9, 7), (20, 15), (5, 8), (9, 14)]
+    masks = [torch.randint(0, CLASSES, size, generator=torch.Generator().manual_seed(3)) for size in sizes]
+    ours, wanted = make(), make()
+    ours.update(logits, {"mask": masks})
+    for scores, mask in zip(logits, masks, strict=True):
+        resized = F.interpolate(scores[None], size=mask.shape, mode="bilinear", align_corners=False)
+        wanted.update(resized, {"mask": mask[None]})
+    assert torch.equal(ours.confusion, wanted.confusion)
+    assert ours.confusion.sum() == sum(mask.numel() for mask in masks)
+
+
+def test_lists_and_stacks_count_the_same():
+    logits, mask = sample(1, [])
+    stacked, listed = make(), make()
+    stacked.update(logits, {"mask": mask})
+    listed.update(list(logits), {"mask": list(mask)})
+    assert torch.equal(stacked.confusion, listed.confusion)
