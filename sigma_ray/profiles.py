@@ -16,10 +16,10 @@ def demo(task: str = "segmentation") -> TrialConfig:
     """
     heads: dict[str, dict[str, Any]] = {
         "segmentation": {"name": "deconv", "channels": 48},
-        "detection": {"name": "detr", "channels": 48},
+        "detection": {"name": "atss", "channels": 48, "scales": (2, 1), "stacked_convs": 1, "anchor_size": 4},
         "depth": {"name": "linear_depth", "num_bins": 64, "upsample": 2},
     }
-    rates = {"segmentation": 8e-3, "detection": 2e-3, "depth": 3e-3}
+    rates = {"segmentation": 8e-3, "detection": 5e-3, "depth": 3e-3}
     return TrialConfig(
         task=task,
         backbone=BackboneConfig(name="scenes_tiny", weights="bundled"),

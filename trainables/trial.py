@@ -58,11 +58,13 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
     from sigma_ray import tasks, train
     from sigma_ray.checkpoint import Checkpoints
     from sigma_ray.config import from_dict
+    from sigma_ray.data import loader
     from sigma_ray.failures import TrialFailure
 
     config = from_dict(spec.config)
     device = _device()
     torch.set_num_threads(_num_threads())
+    loader.set_num_threads(_num_threads())
     data = open_data(config.data, config.task, config.head)
     folder, validation = Path(spec.folder), f"val/{tasks.get(config.task).metric}"
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0

@@ -6,7 +6,6 @@ from safetensors.torch import save
 
 from sigma_ray import components, heads
 from sigma_ray.data import Info
-from sigma_ray.heads._objects import halving
 from sigma_ray.tasks import detection
 
 SMALL = {
@@ -241,41 +240,6 @@ def test_d_fine_is_a_variant_of_detr():
     assert save({key: value.contiguous() for key, value in head.state_dict().items()})
 
 
-def test_levels_are_padded_to_exact_halves():
-    levels = [torch.ones(1, 2, rows, columns) for rows, columns in ((74, 50), (37, 25), (18, 12))]
-    padded, extent = halving(levels, (518, 350))
-    assert [tuple(level.shape[-2:]) for level in padded] == [(76, 52), (38, 26), (19, 13)]
-    assert extent == (76 * 7, 52 * 7)
-    assert all(level.sum() == before.numel() for level, before in zip(padded, levels, strict=True))
-    even = [torch.ones(1, 2, 8, 4), torch.ones(1, 2, 4, 2)]
-    assert halving(even, (64, 32)) == (even, (64, 32))
-
-
-def test_mask_rcnn_keeps_strides_that_are_no_power_of_two():
-    module = heads.load("mask_rcnn")
-    size = (518, 518)
-    config = module.Config(channels=8, representation=8)
-    head = module.build(config, in_channels=(4,), strides=(14.0,), info=Info(image_size=size, num_classes=2))
-    sides = [148, 74, 37, 18, 9]
-    strides = [3.5, 7.0, 14.0, 28.0, 56.0]
-    levels = [torch.zeros(1, 8, side, side) for side in sides]
-    images = type("Images", (), {"image_sizes": [size]})
-    anchors = head.proposals.anchor_generator(images, levels)[0].split([3 * side**2 for side in sides])
-    for level, side, stride in zip(anchors, sides, strides, strict=True):
-        centres = (level[:, :2] + level[:, 2:]) / 2
-        assert centres.max() == (side - 1) * stride
-        assert (level[1, 2:] - level[1, :2]).tolist() == pytest.approx([8 * stride] * 2, abs=2)
-    # Each level holds the x coordinate of its cells, so a pooled box gives its own, up to half a cell.
-    maps = {}
-    for i, (side, stride) in enumerate(zip(sides[:4], strides, strict=False)):
-        maps[str(i)] = ((torch.arange(side) + 0.5) * stride).expand(1, 8, side, side)
-    boxes = torch.tensor([[400.0, 300, 420, 330], [300, 20, 400, 130], [160, 160, 480, 480], [20.0, 0, 510, 518]])
-    pooled = head.regions.box_roi_pool(maps, [boxes], [size]).mean((1, 2, 3))
-    expected = (boxes[:, 0] + boxes[:, 2]) / 2
-    fitting = torch.tensor([3.5, 7.0, 14.0, 28.0])
-    assert ((pooled - expected).abs() <= fitting / 2 + 1e-3).all()
-
-
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -291,3 +255,15 @@ def test_mask_rcnn_keeps_strides_that_are_no_power_of_two():
 def test_settings_that_cannot_work_are_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
         build(name, **options)
+
+
+def test_the_focal_loss_needs_no_compiled_operator():
+    """MMDetection's loss on one-hot targets takes the same path on every device; its value is torchvision's."""
+    from torchvision.ops import sigmoid_focal_loss
+
+    head = build("atss").head
+    logits = torch.randn(12, CLASSES, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(12) % (CLASSES + 1)  # the last label is the background
+    ones = torch.nn.functional.one_hot(labels, CLASSES + 1)[:, :-1].float()
+    expected = sigmoid_focal_loss(logits, ones, alpha=0.25, gamma=2.0, reduction="sum") / 5
+    torch.testing.assert_close(head.loss_cls(logits, labels, torch.ones(12), avg_factor=5), expected)
