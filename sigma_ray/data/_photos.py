@@ -5,7 +5,8 @@ tables is no faster to train from (`benchmarks/data_loading.py`) and would doubl
 Everything random about a training sample comes from `Draws`: whether it is mirrored, and one generator a sample.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ class Photos:
         """See `Split.take`; targets are lists, and so is `image` where sizes may differ."""
 
         def make(row: Row) -> dict[str, Any]:
-            return self._recipe.evaluation(self._open(row), row, columns)
+            with _as_checked():
+                return self._recipe.evaluation(self._open(row), row, columns)
 
         rows = self._rows(indices)
         samples = list(parallel(make, rows))
@@ -53,7 +55,8 @@ class Photos:
         def make(drawn: tuple[Row, bool, int]) -> dict[str, np.ndarray]:
             row, mirrored, seed = drawn
             generator = np.random.default_rng(seed)
-            return self._recipe.training(self._open(row), row, columns, mirrored, generator)
+            with _as_checked():
+                return self._recipe.training(self._open(row), row, columns, mirrored, generator)
 
         drawn = zip(self._rows(indices), draws.mirrored.tolist(), draws.seeds.tolist(), strict=True)
         return self._recipe.collate(list(parallel(make, drawn)))
@@ -70,15 +73,22 @@ class Photos:
         """The decoded picture.
 
         Raises:
-            OSError: the file is gone, or not the one that was checked.
+            ValueError: the file is gone or damaged.
+            OSError: it is not the one that was checked.
         """
-        try:
-            image = _files.decode_rgb(row["image"])
-        except ValueError as error:
-            raise OSError(f"{error}, but it could be read before") from None
+        image = _files.decode_rgb(row["image"])
         if (image.height, image.width) != tuple(row["size"]):
             raise OSError(f"{row['image']} has another size than before; restart, so that the files are checked again")
         return image
+
+
+@contextlib.contextmanager
+def _as_checked() -> Iterator[None]:
+    """Turn what a file is refused for into OSError: all files were read once, so this one has changed since."""
+    try:
+        yield
+    except ValueError as error:
+        raise OSError(f"{error}, but it could be read before") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,15 @@ class Config(DepthOptions):
 
     test_list: str = "test"
 
+    def __post_init__(self) -> None:
+        """Check that no choice can look at test pictures."""
+        super().__post_init__()
+        if self.test_list in ("train", "val"):
+            raise ValueError(
+                f"data.test_list must name a list of its own, but got {self.test_list!r}; where there is no other one "
+                "beside train, val is the test already."
+            )
+
 
 def needs(cfg: Config) -> list[str]:
     """What has to lie below `cfg.root`, and what of it is missing."""

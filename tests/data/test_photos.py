@@ -178,6 +178,18 @@ def test_a_picture_that_vanishes_later_is_an_os_error(cfg: Any) -> None:
         split.take(np.array([0]), ())
 
 
+def test_a_target_that_vanishes_later_is_an_os_error(cfg: Any) -> None:
+    if cfg.tasks == ("detection",):
+        pytest.skip("its targets lie in the table")
+    split = opened(cfg).split("train")
+    split._rows(np.array([0]))[0]["target"].unlink()  # type: ignore[attr-defined]
+    columns = tasks.get(cfg.tasks[0]).columns
+    with pytest.raises(OSError, match="is missing, but it could be read before"):
+        split.take(np.array([0]), columns)
+    with pytest.raises(OSError, match="is missing, but it could be read before"):
+        split.augmented(np.array([0]), columns, draws(np.array([0])))
+
+
 def test_an_exchanged_picture_is_an_os_error(cfg: Any) -> None:
     split = opened(cfg).split("train")
     photo_sets.picture(files(cfg, "train")[0], (9, 9), seed=0)
@@ -220,6 +232,7 @@ def test_another_layout_is_refused(name: str, cfg: Any, tmp_path: Path) -> None:
         ("nyuv2", {"crop_size": (481, 1)}, "data.crop_size must fit into image_size"),
         ("nyuv2", {"crop_size": (0, 1)}, "data.crop_size must be two sides"),
         ("nyuv2", {"depth_scale": 0.0}, "data.depth_scale must be greater than 0"),
+        ("rgbd", {"test_list": "val"}, "data.test_list must name a list of its own"),
         ("rgbd", {"max_depth": 1e-4}, "data.max_depth must exceed min_depth"),
     ],
 )
