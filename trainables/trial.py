@@ -64,7 +64,7 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
     config = from_dict(spec.config)
     device = _device()
     torch.set_num_threads(_num_threads())
-    loader.set_num_threads(_num_threads())
+    loader.set_num_threads(_decoding_threads())
     data = open_data(config.data, config.task, config.head)
     folder, validation = Path(spec.folder), f"val/{tasks.get(config.task).metric}"
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
@@ -154,6 +154,17 @@ def _num_threads() -> int:
     if not ray.is_initialized():
         return torch.get_num_threads()
     return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+
+
+def _decoding_threads() -> int:
+    """As many as the trial has CPUs; with a GPU, which one CPU cannot keep busy, that GPU's share of the node's."""
+    import ray
+
+    if not ray.is_initialized() or not ray.get_gpu_ids():
+        return _num_threads()
+    here = ray.get_runtime_context().get_node_id()
+    node = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    return max(_num_threads(), int(node.get("CPU", 1) // node["GPU"]))
 
 
 def _usage(device: Any) -> dict[str, float]:
