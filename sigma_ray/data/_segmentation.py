@@ -94,8 +94,9 @@ class Recipe(FileRecipe):
         scaled = _geometry.fit((image.height, image.width), longer * ratio, shorter * ratio)
         view = crop(mask, scaled, cfg.image_size, mirrored, cfg.cat_max_ratio, generator)
         pixels = _geometry.picture(image, view)
-        if cfg.photometric:
-            pixels = _colour.distort(pixels, generator)
+        if cfg.photometric:  # padding keeps its colour, as in evaluation
+            part, pixels = np.s_[: view.seen[0], : view.seen[1]], pixels.copy()
+            pixels[part] = _colour.distort(np.ascontiguousarray(pixels[part]), generator)
         return {"image": channels_first(pixels), "mask": _geometry.nearest(mask, view, IGNORE)}
 
     def _base(self) -> tuple[float, float]:
