@@ -164,7 +164,8 @@ def _in_own_pixels(found: Any, task: str, size: tuple[int, int], scale: tuple[fl
             seen = [round(side * factor) for side, factor in zip(size, scale[::-1], strict=True)]
             cut = found["masks"][:, None, : seen[0], : seen[1]].float()
             masks = {"masks": F.interpolate(cut, size, mode="bilinear")[:, 0] > 0.5}
-        return found | {"boxes": found["boxes"].cpu() / torch.tensor(scale * 2)} | masks
+        limits = torch.tensor([size[1], size[0]] * 2, dtype=torch.float)  # without the padding
+        return found | {"boxes": (found["boxes"].cpu() / torch.tensor(scale * 2)).minimum(limits)} | masks
     planes = found if task == "segmentation" else found[None]
     resized = F.interpolate(planes[None].float(), size, mode="bilinear")[0]
     return resized if task == "segmentation" else resized[0]

@@ -76,6 +76,13 @@ def test_every_picture_gets_an_overlay_and_a_prediction_of_its_own_size(run, ima
         assert found == pytest.approx(wanted.numpy() * 1000, abs=0.51)
 
 
+def test_boxes_end_where_the_picture_does():
+    """The model's input goes on below, with padding."""
+    found = {"boxes": torch.tensor([[4.0, 2, 40, 40]]), "scores": torch.ones(1), "labels": torch.zeros(1).long()}
+    boxes = predictor._in_own_pixels(found, "detection", (50, 80), (0.5, 0.5))["boxes"]
+    assert boxes.tolist() == [[8, 4, 80, 50]]
+
+
 def test_the_trial_reports_pictures_at_start_middle_and_end(run):
     _, _, folder, reports, _ = run
     drawn = [path for report in reports for path in report.get("pictures", [])]
