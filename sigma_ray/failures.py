@@ -19,3 +19,7 @@ class DataError(TrialFailure):
 
 class CheckpointError(TrialFailure):
     """A checkpoint does not belong to this trial, or none of the stored ones can be read."""
+
+
+class UnsupportedError(ValueError):
+    """A method that cannot run on a backbone, for a reason of its own. Refused before any trial starts."""

@@ -1,7 +1,7 @@
 """How narrow can SIGMA's bottleneck be before the metric falls?
 
 Run:     python -m studies.ablate_bottleneck            (--dry-run prints the plan)
-Cost:    demo: 18 trials, about 5 minutes on 2 CPU cores. paper: 18 trials of 160k iterations on a ViT-B.
+Cost:    demo: 18 trials, about 5 minutes on 2 CPU cores. paper: 18 trials of 30 COCO epochs on a ViT-B.
 Decides: the default `bottleneck_dim`.
 
 The paper's widths 16, 32, 64, 128 are 1/48, 1/24, 1/12, 1/6 of a ViT-B's 768 channels; the demo takes the same shares

@@ -1,7 +1,7 @@
 """Which parts of SIGMA carry its gain: scale-adaptive fusion, semantic modulation, or the bottleneck alone?
 
 Run:     python -m studies.ablate_modules               (--dry-run prints the plan)
-Cost:    demo: 24 trials, about 7 minutes on 2 CPU cores. paper: 24 trials of 160k iterations on a ViT-B.
+Cost:    demo: 24 trials, about 7 minutes on 2 CPU cores. paper: 24 trials of 30 COCO epochs on a ViT-B.
 Decides: which modules a lighter SIGMA may leave out.
 """
 

@@ -37,4 +37,4 @@ STUDY = Study(
 )
 
 if __name__ == "__main__":
-    main(STUDY, match_parameters=True)
+    main(STUDY, of_methods=True)

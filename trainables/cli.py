@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from sigma_ray.study import Study, make_plan
+from sigma_ray.study import Plan, Study, make_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +49,17 @@ class MatchingFlags(Flags):
     match_parameters: int | None = None
 
 
-def main(study: Study, *, match_parameters: bool = False) -> None:
+def main(study: Study, *, of_methods: bool = False) -> None:
     """Parse the command line, run `study`, and exit: 0 all trials finished, 1 some failed, 2 input refused.
 
-    `match_parameters` adds the flag of that name.
+    A study `of_methods` leaves out those that cannot run on the backbone, and has the flag `--match-parameters`.
     """
-    kind = MatchingFlags if match_parameters else Flags
+    kind = MatchingFlags if of_methods else Flags
     flags = tyro.cli(kind, prog=f"python -m studies.{study.name}", description=study.question)
     try:
         plan = make_plan(study, flags.profile, num_seeds=_seeds(flags), settings=_settings(flags))
-        if isinstance(flags, MatchingFlags) and flags.match_parameters is not None:
-            from trainables.matching import match
-
-            study = match(plan, flags.match_parameters)
-            plan = make_plan(study, flags.profile, num_seeds=_seeds(flags), settings=_settings(flags))
+        if isinstance(flags, MatchingFlags):
+            plan = _of_methods(plan, flags)
         if flags.dry_run:
             from trainables.dry_run import show
 
@@ -74,6 +71,17 @@ def main(study: Study, *, match_parameters: bool = False) -> None:
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def _of_methods(plan: Plan, flags: MatchingFlags) -> Plan:
+    """The plan without methods that cannot run, of one size where that is wanted."""
+    from trainables.matching import match, runnable
+
+    def again(study: Study) -> Plan:
+        return make_plan(study, flags.profile, num_seeds=_seeds(flags), settings=_settings(flags))
+
+    plan = again(runnable(plan))
+    return plan if flags.match_parameters is None else again(match(plan, flags.match_parameters))
 
 
 def _seeds(flags: Flags) -> int:

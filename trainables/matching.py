@@ -1,4 +1,4 @@
-"""The same parameter budget for every method: its width is solved for, methods without one are left out."""
+"""Which methods a comparison can have: those that run on the backbone and, if wanted, can have one size."""
 
 import dataclasses
 import sys
@@ -6,12 +6,34 @@ from collections.abc import Callable
 
 from sigma_ray import components
 from sigma_ray.config import TrialConfig, override
+from sigma_ray.failures import UnsupportedError
 from sigma_ray.study import Arm, Plan, Study, change
 
 WIDTHS = ("bottleneck_dim", "rank", "num_tokens")
 """The field of a method's `Config` that is its width: the first of these that it has."""
 
 TOLERANCE = 0.02
+
+
+def runnable(plan: Plan) -> Study:
+    """The plan's study without the arms whose method cannot run on their backbone; these are named on stderr.
+
+    Raises:
+        ValueError: the baseline cannot run.
+    """
+    first = {trial.arm: trial.config for trial in plan.trials if trial.seed == plan.seeds[0]}
+    refused = {}
+    for name, config in first.items():
+        try:
+            count(config)
+        except UnsupportedError as error:
+            refused[name] = str(error)
+    if plan.arms[0].name in refused:
+        raise ValueError(refused[plan.arms[0].name])
+    for reason in refused.values():
+        print(f"note: left out, because {reason}", file=sys.stderr)
+    arms = [arm for arm in plan.arms if arm.name not in refused]
+    return dataclasses.replace(plan.study, arms=lambda profile: arms)
 
 
 def match(plan: Plan, budget: int) -> Study:

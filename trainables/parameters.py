@@ -9,6 +9,7 @@ from typing import Any
 import tyro
 
 from sigma_ray import components
+from sigma_ray.failures import UnsupportedError
 
 REFERENCE = "dinov2_base"
 ADE20K_CLASSES, COCO_CLASSES = 150, 80
@@ -107,9 +108,7 @@ def rows(published: Sequence[Published], backbone: str | None) -> list[dict[str,
     for entry in _defaults(backbone, set()):
         try:
             table.append(_row(entry))
-        except ValueError as error:
-            if "cannot run on" not in str(error):
-                raise
+        except UnsupportedError as error:
             print(f"note: {error}", file=sys.stderr)
     return table
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sigma_ray.backbone import Backbone
+from sigma_ray.failures import UnsupportedError
 
 
 def claim(backbone: Backbone, name: str) -> None:
@@ -29,10 +30,10 @@ def only_on(backbone: Backbone, name: str, families: Iterable[str], why: str) ->
     """Refuse backbones of other families; called before `claim`.
 
     Raises:
-        ValueError: `name` cannot run on this backbone, with the reason.
+        UnsupportedError: `name` cannot run on this backbone, with the reason.
     """
     if backbone.family not in families:
-        raise ValueError(f"{name} cannot run on {backbone.name}: {why}; choose another method or a plain ViT.")
+        raise UnsupportedError(f"{name} cannot run on {backbone.name}: {why}; choose another method or a plain ViT.")
 
 
 def insert(backbone: Backbone, sites: Iterable[str], make: Callable[[int], nn.Module], which: str = "all") -> None:

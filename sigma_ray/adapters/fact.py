@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sigma_ray.adapters import _inject, _wrap
 from sigma_ray.backbone import Backbone
 from sigma_ray.checks import fraction, one_of, positive
+from sigma_ray.failures import UnsupportedError
 
 # Shapes: ... any leading dimensions, D channels of the backbone, R rank, J pieces of the network, Q of one layer.
 
@@ -121,7 +122,7 @@ def attach(backbone: Backbone, cfg: Config) -> None:
     ]
     counts = [getattr(owner, name).weight.numel() // dim**2 for owner, name in layers]
     if any(getattr(o, n).weight.numel() != count * dim**2 for (o, n), count in zip(layers, counts, strict=True)):
-        raise ValueError(f"fact cannot run on {backbone.name}: its weights are not made of {dim} x {dim} pieces.")
+        raise UnsupportedError(f"fact cannot run on {backbone.name}: its weights are not made of {dim} x {dim} pieces.")
     _inject.claim(backbone, "fact")
     factors = Factors(dim, sum(counts), cfg).to(next(backbone.parameters()).device)
     start = 0

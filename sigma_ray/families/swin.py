@@ -12,6 +12,7 @@ from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from sigma_ray.blocks import Block
+from sigma_ray.failures import UnsupportedError
 from sigma_ray.families.base import Backbone, patches, to_map
 from sigma_ray.windows import SwinBlock
 
@@ -47,9 +48,9 @@ class NoOutputSite(nn.ModuleDict):
         """Refuse.
 
         Raises:
-            ValueError: always.
+            UnsupportedError: always.
         """
-        raise ValueError(
+        raise UnsupportedError(
             f"{type(module).__name__} cannot run on {self.name}: an output site needs blocks of one width, but these "
             f"have {', '.join(map(str, self.widths))} channels; choose another method, a plain ViT or SAM."
         )

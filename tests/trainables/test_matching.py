@@ -26,6 +26,22 @@ def test_every_arm_gets_the_budget_within_two_percent(capsys):
     assert "36,500 parameters cannot be matched by fixed (has no width), vfm_adapter (137,886 at bottleneck" in note
 
 
+def test_methods_that_cannot_run_on_a_backbone_are_left_out_and_named(capsys):
+    settings = [("backbone.name", "swin_tiny_patch4_window7_224"), ("backbone.weights", "none")]
+    before = make_plan(STUDY, "demo", num_seeds=1, settings=settings)
+    after = make_plan(matching.runnable(before), "demo", num_seeds=1, settings=settings)
+    notes = capsys.readouterr().err.splitlines()
+    gone = {arm.name for arm in before.arms} - {arm.name for arm in after.arms}
+    assert gone == {"vpt", "fact", "vit_split"}
+    assert len(notes) == 3 and all("cannot run on swin_tiny" in note for note in notes)
+    assert after.arms[0].name == "sigma" and after.study.name == STUDY.name
+    vpt_first = Study(
+        name="s", question="?", arms=lambda profile: [Arm(name="vpt", edits=(replace("adapter", "vpt"),))]
+    )
+    with pytest.raises(ValueError, match="vpt cannot run on swin_tiny"):
+        matching.runnable(make_plan(vpt_first, "demo", num_seeds=1, settings=settings))
+
+
 def test_every_method_is_matched_or_named(capsys):
     before = make_plan(STUDY, "demo", num_seeds=1)
     study = matching.match(before, 36_000)
