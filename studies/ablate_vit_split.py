@@ -40,6 +40,7 @@ def recipe(profile: str) -> tuple[Edit, ...]:
     if profile == "demo":
         return ()
     train = {"num_steps": 40_000, "learning_rate": 2e-4, "weight_decay": 1e-2, "warmup_steps": 1500}
+    train |= {"clip_grad_norm": None}
     edits = (change("task", "segmentation"), replace("head", "deconv"), change("head.num_groups", 32))
     return (
         *edits,
