@@ -108,7 +108,7 @@ def render(
         task: decides how things are drawn.
         info: names, and the range of depth.
         image: (3, H, W) uint8 as the model got it.
-        prediction: the sample's part of what the head predicted, in the pixels of `image`.
+        prediction: the sample's part of what the head predicted, in the pixels of `image` (or class ids).
         target: the sample's part of the targets, at the picture's original size.
         longer: pixels of the longer side of what is returned.
     """
@@ -127,7 +127,8 @@ def _draw(
 ) -> np.ndarray:
     """A prediction, or the `target` itself, on `shown`; `scale` turns its pixels into those of `image`."""
     if task == "segmentation":
-        return draw_classes(shown, found["mask"] if found is target else found.argmax(0))
+        ids = found["mask"] if found is target else found
+        return draw_classes(shown, ids.argmax(0) if ids.ndim == 3 else ids)
     if task == "depth":
         span = _depth_span(target["depth"] if target else found, info)
         return draw_depth(shown, found["depth"] if found is target else found, span)

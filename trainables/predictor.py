@@ -98,17 +98,24 @@ def _model_file(flags: Flags, folder: Path) -> Path:
 
 def _load(path: Path, weights: str | None) -> tuple[Any, TrialConfig, Any]:
     """Model, configuration and the data's labels, from an adapter file."""
+    import torch
+
     from sigma_ray import model as models
     from sigma_ray.adapter_files import load_adapter, read_adapter
     from sigma_ray.data import Info
 
     extra = read_adapter(path).extra
+    if not {"config", "info"} <= extra.keys():
+        raise ValueError(
+            f"--run must be a trial of a version that keeps its data's labels with the model, but {path} has none; run "
+            "the study again."
+        )
     config, info = from_dict(json.loads(extra["config"])), Info.from_plain(json.loads(extra["info"]))
     if weights is not None:
         config = dataclasses.replace(config, backbone=dataclasses.replace(config.backbone, weights=weights))
     model = models.build(config, info)
     load_adapter(path, model.backbone, head=model.head)
-    return model.eval(), config, info
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), config, info
 
 
 def _apply(path: Path, model: Any, config: TrialConfig, info: Any) -> tuple[Any, Any]:
@@ -124,6 +131,7 @@ def _apply(path: Path, model: Any, config: TrialConfig, info: Any) -> tuple[Any,
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} must be a picture, but cannot be decoded ({error}); remove it.") from None
     seen, scale = _prepare(image, config, info)
+    seen = seen.to(next(model.parameters()).device)
     with torch.inference_mode():
         # Pictures of a size of their own, which only segmentation sees, go to the model in a list.
         found = infer(model, seen[None] if seen.shape[1:] == info.image_size else [seen], info)[0]
@@ -154,9 +162,11 @@ def _pixels(image: Any) -> Any:
 
 
 def _in_own_pixels(found: Any, task: str, size: tuple[int, int], scale: tuple[float, float]) -> Any:
-    """A prediction at the picture's own size (h, w)."""
+    """A prediction at the picture's own size (h, w): class ids, metres, or boxes (and masks)."""
     import torch
     import torch.nn.functional as F
+
+    from sigma_ray.tasks.segmentation import best_class
 
     if task == "detection":
         masks = {}
@@ -166,9 +176,9 @@ def _in_own_pixels(found: Any, task: str, size: tuple[int, int], scale: tuple[fl
             masks = {"masks": F.interpolate(cut, size, mode="bilinear")[:, 0] > 0.5}
         limits = torch.tensor([size[1], size[0]] * 2, dtype=torch.float)  # without the padding
         return found | {"boxes": (found["boxes"].cpu() / torch.tensor(scale * 2)).minimum(limits)} | masks
-    planes = found if task == "segmentation" else found[None]
-    resized = F.interpolate(planes[None].float(), size, mode="bilinear")[0]
-    return resized if task == "segmentation" else resized[0]
+    if task == "segmentation":
+        return best_class(found.float(), size)
+    return F.interpolate(found[None, None].float(), size, mode="bilinear")[0, 0]
 
 
 def _write(stem: Path, image: Any, found: Any, task: str, info: Any) -> None:
@@ -182,7 +192,7 @@ def _write(stem: Path, image: Any, found: Any, task: str, info: Any) -> None:
     overlay = drawn["prediction"]
     if task == "segmentation":
         overlay = (drawn["image"] // 2 + overlay // 2).astype(np.uint8)
-        write_atomically(Path(f"{stem}_mask.png"), pictures.png(found.argmax(0).cpu().numpy().astype(np.uint8)))
+        write_atomically(Path(f"{stem}_mask.png"), pictures.png(found.cpu().numpy().astype(np.uint8)))
     elif task == "depth":
         millimetres = (found.cpu().numpy() * 1000).round().clip(0, 65535).astype(np.uint16)
         write_atomically(Path(f"{stem}_depth.png"), pictures.png(millimetres))

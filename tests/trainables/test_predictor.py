@@ -97,7 +97,9 @@ def test_what_cannot_be_used_is_one_clear_error(run, images, tmp_path):
     _, flags, folder, _, empty = run
     other = tmp_path / "other.safetensors"
     other.write_bytes((folder / "trial" / MODEL_FILE).read_bytes())
+    old = client_with(folder / "old", other)
     refusals = [
+        (flags | old, images, "must be a trial of a version that keeps"),
         (flags | {"run": "nope"}, images, "--run must be the id of a trial's run"),
         (flags | {"run": empty}, images, "--run must be a finished trial"),
         (flags | {"tracking_uri": "sqlite:////no/such/folder/x.db"}, images, "no/such/folder"),
@@ -114,6 +116,22 @@ def test_what_cannot_be_used_is_one_clear_error(run, images, tmp_path):
     (images / "broken.png").rename(images / "own.jpg")
     with pytest.raises(ValueError, match="two of one name"):
         predictor.predict(predictor.Flags(**flags, images=str(images), output=str(tmp_path / "out")))
+
+
+def client_with(folder, model):
+    """Flags for a run whose model file says nothing of its configuration, as those of older versions."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(model, framework="pt") as file:
+        meta = {name: value for name, value in file.metadata().items() if name != "info"}
+    folder.mkdir(exist_ok=True)
+    save_file(load_file(model), folder / MODEL_FILE, meta)
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = connect(uri)
+    run = client.create_run(client.create_experiment("s", (folder / "artifacts").as_uri()))
+    client.log_artifact(run.info.run_id, str(folder / MODEL_FILE))
+    return {"run": run.info.run_id, "tracking_uri": uri}
 
 
 def test_the_command_refuses_in_one_line(tmp_path):
