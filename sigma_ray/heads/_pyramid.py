@@ -85,6 +85,9 @@ class FeaturePyramid(nn.Module):
         self.first = list(strides).index(self.strides[0])
         self.stages = NormedStages(in_channels[self.first :], strides[self.first :])
         self.network = FeaturePyramidNetwork(list(self.stages.channels), channels)
+        for index, stride in enumerate(self.stages.strides):
+            if stride not in self.strides:  # only passed on to finer levels: its own output would train nothing
+                self.network.layer_blocks[index] = nn.Identity()
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Levels from fine to coarse."""

@@ -85,3 +85,10 @@ def test_four_levels_are_the_normed_stages_or_a_simple_pyramid():
 def test_neither_one_nor_four_maps_are_refused():
     with pytest.raises(ValueError, match="1 or 4 maps, but got 2"):
         four_levels((8, 16), (4, 8))
+
+
+@pytest.mark.parametrize("scales", [(4, 2), (2, 1), (2, 1, 0.5, 0.25)])
+def test_every_parameter_gets_a_gradient_whatever_levels_are_asked_for(scales):
+    module = pyramid(WIDTHS, STRIDES, 16, scales)
+    sum(level.sum() for level in module(stages())).backward()
+    assert [name for name, p in module.named_parameters() if p.grad is None] == []
