@@ -13,7 +13,7 @@ from sigma_ray.model import Model
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Arrays as tensors on `device`, lists of them as lists; class ids as int64."""
+    """Arrays as tensors on `device`, lists of them as lists."""
     if isinstance(value, list):
         return [to_device(one, device) for one in value]
     tensor = torch.from_numpy(value) if isinstance(value, np.ndarray) else torch.as_tensor(value)

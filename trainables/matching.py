@@ -1,6 +1,7 @@
 """Which methods a comparison can have: those that run on the backbone and, if wanted, can have one size."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable
 
@@ -98,6 +99,7 @@ def solve(size: Callable[[int], int], budget: int) -> int:
     return min((max(low, 1), high), key=lambda width: abs(size(width) - budget))
 
 
+@functools.cache  # a plan is counted to see what runs, to match sizes, and to be shown
 def count(config: TrialConfig) -> int:
     """Trainable parameters on the backbone's side; nothing is allocated."""
     import torch

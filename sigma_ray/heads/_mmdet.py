@@ -1,6 +1,5 @@
 """What MMDetection's heads need here: the shim, initial weights, samples, and a focal loss that runs everywhere."""
 
-import logging
 import warnings
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma_ray.heads._mmcv_ops import install
+from sigma_ray.heads._openmm import initialise
 
 
 def build(settings: dict[str, Any]) -> Any:
@@ -17,18 +17,13 @@ def build(settings: dict[str, Any]) -> Any:
     import mmdet.models.dense_heads  # noqa: F401  (registers the heads)
     from mmdet.registry import MODELS
     from mmengine.config import ConfigDict
-    from mmengine.logging import MMLogger
     from mmengine.registry import DefaultScope
 
     with DefaultScope.overwrite_default_scope("mmdet"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "DeprecationWarning", UserWarning)  # MMDetection's, of its own attributes
         head = MODELS.build(ConfigDict(settings))
     if not next(head.parameters()).is_meta:
-        logger = MMLogger.get_current_instance()
-        level = logger.level
-        logger.setLevel(logging.ERROR)  # it prints one line a parameter
-        head.init_weights()
-        logger.setLevel(level)
+        initialise(head)
     head.loss_cls = OneHotFocalLoss(head.loss_cls)
     return head
 
@@ -50,12 +45,6 @@ def instances(image: dict[str, Tensor]) -> Any:
     from mmengine.structures import InstanceData
 
     return InstanceData(bboxes=image["boxes"].float(), labels=image["labels"])
-
-
-def meta(size: tuple[int, int]) -> dict[str, Any]:
-    """What MMDetection wants to know of an image that is neither scaled nor padded."""
-    shape = tuple(size)
-    return {"img_shape": shape, "ori_shape": shape, "pad_shape": shape, "batch_input_shape": shape}
 
 
 def total(terms: dict[str, Any]) -> Tensor:

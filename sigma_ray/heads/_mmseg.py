@@ -1,6 +1,5 @@
 """MMSegmentation's decode heads behind this project's head interface."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sigma_ray.heads._mmcv_ops import install
+from sigma_ray.heads._openmm import initialise, meta
 from sigma_ray.heads._pyramid import NormedStages, SimplePyramid
 from sigma_ray.tasks import segmentation
 
@@ -38,7 +38,7 @@ class MMSegHead(nn.Module):
 
         samples = []
         for label in targets["mask"]:
-            sample = SegDataSample(metainfo=_meta(size))
+            sample = SegDataSample(metainfo=meta(size))
             sample.gt_sem_seg = PixelData(data=label[None])
             samples.append(sample)
         levels, total = self._levels(features), torch.zeros((), device=features[-1].device)
@@ -50,7 +50,7 @@ class MMSegHead(nn.Module):
 
     def predict(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Class scores (B, C, *size)."""
-        metas = [_meta(size)] * len(features[-1])
+        metas = [meta(size)] * len(features[-1])
         return segmentation.resize(self.head.predict(self._levels(features), metas, {}).float(), size)
 
     def _levels(self, features: list[Tensor]) -> list[Tensor]:
@@ -59,14 +59,9 @@ class MMSegHead(nn.Module):
 
 def _build(config: dict[str, Any], ignore_index: int) -> Any:
     from mmengine.config import ConfigDict
-    from mmengine.logging import MMLogger
 
     head = _models().build(ConfigDict({**config, "ignore_index": ignore_index}))
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it prints one line a parameter
-    head.init_weights()
-    logger.setLevel(level)
+    initialise(head)
     return head
 
 
@@ -87,8 +82,3 @@ def _models() -> Any:
 
     init_default_scope("mmseg")  # lets types such as "mmdet.X" inside a head's configuration be found
     return MODELS
-
-
-def _meta(size: tuple[int, int]) -> dict[str, Any]:
-    shape = tuple(size)
-    return {"img_shape": shape, "ori_shape": shape, "pad_shape": shape, "batch_input_shape": shape}

@@ -16,6 +16,7 @@ from sigma_ray import checks
 from sigma_ray.data import Info
 from sigma_ray.heads import _mmdet
 from sigma_ray.heads._objects import MAX_DETECTIONS, detections, objects
+from sigma_ray.heads._openmm import meta
 from sigma_ray.heads._pyramid import pyramid
 
 
@@ -61,11 +62,11 @@ class AtssHead(nn.Module):
         found = [_mmdet.instances(image) for image in objects(targets)]
         outputs = self._outputs(features)
         with torch.autocast(outputs[0][0].device.type, enabled=False):
-            return _mmdet.total(self.head.loss_by_feat(*outputs, found, [_mmdet.meta(size)] * len(found)))
+            return _mmdet.total(self.head.loss_by_feat(*outputs, found, [meta(size)] * len(found)))
 
     def predict(self, features: list[Tensor], size: tuple[int, int]) -> list[dict[str, Tensor]]:
         """Boxes after non-maximum suppression."""
-        outputs, metas = self._outputs(features), [_mmdet.meta(size)] * len(features[-1])
+        outputs, metas = self._outputs(features), [meta(size)] * len(features[-1])
         found = self.head.predict_by_feat(*outputs, batch_img_metas=metas)
         return [detections(image.bboxes, image.scores, image.labels, size) for image in found]
 

@@ -17,6 +17,7 @@ from sigma_ray import checks
 from sigma_ray.data import Info
 from sigma_ray.heads import _mmdet
 from sigma_ray.heads._objects import MAX_DETECTIONS, detections, halving, objects
+from sigma_ray.heads._openmm import meta
 from sigma_ray.heads._pyramid import pyramid
 
 
@@ -69,7 +70,7 @@ class SoloHead(nn.Module):
         inside = (4 * outputs[0][0].shape[-2], 4 * outputs[0][0].shape[-1])
         found = [_instances(image, extent, inside) for image in objects(targets)]
         with torch.autocast(outputs[0][0].device.type, enabled=False):
-            return _mmdet.total(self.head.loss_by_feat(*outputs, found, [_mmdet.meta(inside)] * len(found)))
+            return _mmdet.total(self.head.loss_by_feat(*outputs, found, [meta(inside)] * len(found)))
 
     def predict(self, features: list[Tensor], size: tuple[int, int]) -> list[dict[str, Tensor]]:
         """Masks after matrix non-maximum suppression, and their boxes."""
@@ -78,7 +79,7 @@ class SoloHead(nn.Module):
         outputs, extent = self._outputs(features, size)
         height, width = outputs[0][0].shape[-2:]
         image_shape = round(4 * height * size[0] / extent[0]), round(4 * width * size[1] / extent[1])
-        metas = [_mmdet.meta(image_shape) | {"ori_shape": tuple(size)}] * len(features[-1])
+        metas = [meta(image_shape) | {"ori_shape": tuple(size)}] * len(features[-1])
         results = []
         for image in self.head.predict_by_feat(*outputs, batch_img_metas=metas):
             masks = image.masks.bool()

@@ -8,11 +8,11 @@ worker process five seconds.
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from sigma_ray.data import Info
+from sigma_ray.tasks._workers import gathered
 
 NAMES = ("absrel", "rmse", "log10", "d1", "d2", "d3")
 
@@ -91,8 +91,8 @@ class Metric:
 
         All are NaN if no image has a valid pixel.
         """
-        empty = torch.empty(0, 2 + len(NAMES), dtype=torch.float64)
-        rows = _gathered(torch.stack(self.rows) if self.rows else empty, self.device)
+        found = gathered(self.rows)
+        rows = torch.stack(found) if found else torch.empty(0, 2 + len(NAMES), dtype=torch.float64)
         rows = rows[rows[:, 0].argsort()]
         means = rows[rows[:, 1] > 0, 2:].mean(dim=0)
         return dict(zip(NAMES, means.tolist(), strict=True))
@@ -124,18 +124,3 @@ def _errors(prediction: Tensor, target: Tensor) -> Tensor:
         *((ratio < 1.25**power).double().mean() for power in (1, 2, 3)),
     ]
     return torch.stack([means[0].new_tensor(float(len(target))), *means])
-
-
-def _gathered(rows: Tensor, device: torch.device) -> Tensor:
-    """The rows of every worker, on the CPU."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    count = torch.tensor([len(rows)], device=device)
-    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    sizes = [int(c) for c in counts]
-    padded = torch.zeros(max(sizes), rows.shape[1], dtype=rows.dtype, device=device)
-    padded[: len(rows)] = rows.to(device)
-    gathered = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(gathered, padded)
-    return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)]).cpu()

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from sigma_ray.data import Info
+from sigma_ray.tasks._workers import gathered, world_size
 
 MAX_DETECTIONS = 100
 """Detections of an image that count, those of highest score."""
@@ -50,10 +50,10 @@ class Metric:
         Raises:
             ValueError: no `index`, and several processes.
         """
-        if "index" not in targets and _world() > 1:
+        if "index" not in targets and world_size() > 1:
             raise ValueError(
                 "targets must hold index, each image's number in the split, when several processes evaluate, but got "
-                f"{', '.join(targets)} with {_world()} processes; let the data add it."
+                f"{', '.join(targets)} with {world_size()} processes; let the data add it."
             )
         for i, prediction in enumerate(predictions):
             target = {name: values[i] for name, values in targets.items()}
@@ -68,7 +68,7 @@ class Metric:
         Raises:
             ValueError: an image was added twice.
         """
-        records = sorted(_gather(self.records), key=lambda record: record["index"])
+        records = sorted(gathered(self.records), key=lambda record: record["index"])
         indices = [record["index"] for record in records]
         if len(set(indices)) < len(indices):
             twice = next(index for index in indices if indices.count(index) > 1)
@@ -77,19 +77,6 @@ class Metric:
         if records and all(record[part]["masks"] is not None for record in records for part in ("truth", "found")):
             metrics |= _score(records, self.num_classes, "segm", "mask_")
         return metrics
-
-
-def _world() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _gather(records: list[Record]) -> list[Record]:
-    """The records of all processes."""
-    if _world() == 1:
-        return records
-    parts: list[Any] = [None] * _world()
-    dist.all_gather_object(parts, records)
-    return [record for part in parts for record in part]
 
 
 def _numpy(values: Any, dtype: Any) -> np.ndarray:
