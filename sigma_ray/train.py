@@ -1,18 +1,14 @@
 """The training loop. It knows neither Ray nor MLflow, and names no method: it is handed its outlets."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sigma_ray import memory, optim, rng, tasks
-from sigma_ray.batches import Batches
+from sigma_ray import batches, memory, optim, parallel, rng, tasks
 from sigma_ray.checkpoint import Checkpoints, Snapshot
 from sigma_ray.config import TrainConfig, TrialConfig
 from sigma_ray.data import Info, Split
@@ -20,6 +16,7 @@ from sigma_ray.evaluate import evaluate
 from sigma_ray.failures import CheckpointError, DataError, NonFiniteLossError, OutOfMemoryError
 from sigma_ray.feature_cache import cached
 from sigma_ray.model import Model
+from sigma_ray.progress import Progress
 
 Report = Callable[[list[dict[str, float]]], None]
 """Takes the points since the last call; each is {"step": ..., "<metric>": ...}."""
@@ -38,18 +35,6 @@ class Data(Protocol):
         ...
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """What a trial has done so far; saved with every checkpoint."""
-
-    step: int = 0
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    best_step: int = -1
-    best_value: float = math.nan
-    points: list[dict[str, float]] = field(default_factory=list)
-
-
 def fit(
     config: TrialConfig,
     model: Model,
@@ -58,11 +43,13 @@ def fit(
     report: Report,
     checkpoints: Checkpoints | None = None,
     device: torch.device | None = None,
+    memory_divisor: int = 1,
 ) -> dict[str, float]:
     """Train `model` as `config` says, and test it once.
 
     Under an initialised `torch.distributed` group every rank takes its share of each global batch (gradients are
-    averaged over trainable parameters only) and of each evaluation (exact); rank 0 writes checkpoints.
+    summed over trainable parameters only) and of each evaluation (exact); rank 0 writes checkpoints. A step's gradient
+    does not depend on how its batch is cut, but for rounding and random numbers: `sigma_ray.parallel.Share`.
 
     Args:
         config: the resolved trial.
@@ -71,6 +58,8 @@ def fit(
         report: called on every rank after each evaluation. After a resume it first gets the earlier points again.
         checkpoints: where to save and resume; None for neither.
         device: defaults to the CPU.
+        memory_divisor: how many times fewer images at a time to work on than `config` says; no part of what decides
+            the result, so a checkpoint can be continued with another one.
 
     Returns:
         Final metrics: `test/*`, `val/*` at the selected step, `selected_step`, `seconds` (in the loop: training and
@@ -85,7 +74,7 @@ def fit(
     device = device or torch.device("cpu")
     memory.reset_peak(device)
     try:
-        return _Loop(config, model.to(device), data, report, checkpoints, device).run()
+        return _Loop(config, model.to(device), data, report, checkpoints, device, memory_divisor).run()
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemoryError(f"out of memory on {device}: {str(error).splitlines()[0]}") from error
     except OSError as error:
@@ -108,12 +97,13 @@ class _Loop:
         report: Report,
         checkpoints: Checkpoints | None,
         device: torch.device,
+        memory_divisor: int,
     ) -> None:
         self.config, self.train, self.model, self.device = config, config.train, model, device
         self.data, self.report, self.checkpoints = data, report, checkpoints
         self.task, self.columns = tasks.get(config.task), tasks.columns(config.task, config.head)
-        distributed = dist.is_available() and dist.is_initialized()
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        self.rank, self.world = parallel.world()
+        self.micro_batch, self.eval_batch = batches.sizes(config, memory_divisor)
         torch.manual_seed(config.seed * 1009 + self.rank)
         model.backbone.gradient_checkpointing = self.train.gradient_checkpointing
         self.optimiser = optim.optimiser(model, self.train)
@@ -129,25 +119,21 @@ class _Loop:
                 mirror=self.train.horizontal_flip,
                 autocast=self.autocast(),
                 precision="bfloat16" if wants_bfloat16(self.train, device) else "float32",
-                batch_size=self.train.eval_batch_size,
+                batch_size=self.eval_batch,
             )
-        self.batches = Batches(self.data.split("train"), self.columns, config, self.rank, self.world, device)
-        trains = any(p.requires_grad for p in model.parameters())
-        self.wrapped: nn.Module = model
-        if self.world > 1 and trains:
-            skips = getattr(model.head, "skips_parameters", False)
-            self.wrapped = DistributedDataParallel(model, find_unused_parameters=skips)
+        self.batches = batches.Batches(self.data.split("train"), self.columns, config, self.rank, self.world, device)
+        self.wrapped = parallel.replicated(model)
         self.recent: list[Tensor] = []
 
     def run(self) -> dict[str, float]:
         interval = self.train.eval_interval or self.train.num_steps
         self.publish()
-        with self.batches.steps(self.progress.step, self.train.num_steps) as batches:
+        with self.batches.steps(self.progress.step, self.train.num_steps) as samples:
             while self.progress.step < self.train.num_steps:
                 started = time.perf_counter()
                 until = min((self.progress.step // interval + 1) * interval, self.train.num_steps)
                 while self.progress.step < until:
-                    self.step(*next(batches))
+                    self.step(*next(samples))
                 if self.recent:
                     self.log_loss()
                 self.progress.train_seconds += time.perf_counter() - started
@@ -158,7 +144,7 @@ class _Loop:
 
     def step(self, images: Tensor, targets: dict[str, Tensor]) -> None:
         """One optimisation step on this rank's share of the global batch, in micro-batches."""
-        size = self.train.micro_batch_size or len(images)
+        step, size = parallel.Step(targets, len(images)), self.micro_batch
         self.wrapped.train()
         total = torch.zeros((), device=self.device)
         for start in range(0, len(images), size):
@@ -166,8 +152,8 @@ class _Loop:
             last = start + size >= len(images)
             with self.autocast(), self.synchronised(last):
                 wanted = {name: value[part] for name, value in targets.items()}
-                loss = self.wrapped(images[part], wanted) * (len(images[part]) / len(images))
-                loss.backward()
+                loss = self.wrapped(images[part], wanted, step.part(part))
+                (loss * self.world).backward()  # of which the workers take the mean
             total += loss.detach()
         if self.train.clip_grad_norm is not None:
             trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -185,16 +171,13 @@ class _Loop:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wants_bfloat16(self.train, self.device))
 
     def synchronised(self, last: bool) -> Any:
-        """Gradients are averaged over workers once a step, after the last micro-batch."""
+        """Workers exchange gradients once a step, after the last micro-batch."""
         if isinstance(self.wrapped, DistributedDataParallel) and not last:
             return self.wrapped.no_sync()
         return torch.enable_grad()
 
     def log_loss(self) -> None:
-        value = torch.stack(self.recent).mean()
-        if self.world > 1:
-            dist.all_reduce(value, dist.ReduceOp.AVG if dist.get_backend() == "nccl" else dist.ReduceOp.SUM)
-            value = value if dist.get_backend() == "nccl" else value / self.world
+        value = parallel.summed(torch.stack(self.recent).mean())
         self.recent.clear()
         if not torch.isfinite(value):
             raise NonFiniteLossError(
@@ -210,16 +193,9 @@ class _Loop:
         self.progress.eval_seconds += time.perf_counter() - started
         value = metrics[f"val/{self.task.metric}"]
         self.point(metrics)
-        if self.train.select == "last" or not self.best or self.better(value):
+        if self.train.select == "last" or not self.best or self.progress.improves(value, self.task.mode):
             self.progress.best_value, self.progress.best_step = value, self.progress.step
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.trained_state().items()}
-
-    def better(self, value: float) -> bool:
-        """Whether a validation metric beats the best so far; any number beats NaN."""
-        best = self.progress.best_value
-        return (math.isnan(best) and not math.isnan(value)) or (
-            value > best if self.task.mode == "max" else value < best
-        )
 
     def evaluate(self, split: str) -> dict[str, float]:
         shard = (self.rank, self.world)
@@ -231,7 +207,7 @@ class _Loop:
                 columns=self.columns,
                 info=self.data.info,
                 device=self.device,
-                batch_size=self.train.eval_batch_size,
+                batch_size=self.eval_batch,
                 shard=shard,
             )
         return {f"{split}/{name}": value for name, value in values.items()}
