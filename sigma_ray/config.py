@@ -10,7 +10,7 @@ from typing import Any
 
 from sigma_ray import checks, components, tasks
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Part of every trial key. Raise it when a change of the code changes results."""
 
 

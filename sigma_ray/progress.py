@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from sigma_ray import optim, rng
+from sigma_ray import optim, parallel, rng
 from sigma_ray.checkpoint import Snapshot
 from sigma_ray.config import TrialConfig, identity
 from sigma_ray.failures import CheckpointError, StorageError
@@ -26,6 +25,12 @@ class Progress:
     best_step: int = -1
     best_value: float = math.nan
     points: list[dict[str, float]] = field(default_factory=list)
+
+    def improves(self, value: float, mode: str) -> bool:
+        """Whether a validation metric beats the best so far, where more is better ("max") or less; any beats NaN."""
+        if math.isnan(self.best_value):
+            return not math.isnan(value)
+        return value > self.best_value if mode == "max" else value < self.best_value
 
 
 def pack(
@@ -71,18 +76,15 @@ def unpack(
     return progress, state if progress.best_step == progress.step else best
 
 
-def agree(step: int, world: int) -> None:
-    """Require all ranks to have read the checkpoint of one step.
+def agree(step: int) -> None:
+    """Require all workers to have read the checkpoint of one step.
 
     Raises:
         StorageError: they have not, as when a shared file system lags behind. It may pass.
     """
-    if world == 1:
-        return
-    steps: list[int] = [0] * world
-    dist.all_gather_object(steps, step)
-    if len(set(steps)) > 1:
-        raise StorageError(f"the workers read checkpoints of different steps {sorted(set(steps))}", transient=True)
+    steps = set(parallel.gathered([step]))
+    if len(steps) > 1:
+        raise StorageError(f"the workers read checkpoints of different steps {sorted(steps)}", transient=True)
 
 
 def _key(config: TrialConfig) -> str:

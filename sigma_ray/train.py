@@ -1,18 +1,15 @@
 """The training loop. It knows neither Ray nor MLflow, and names no method: it is handed its outlets."""
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sigma_ray import memory, optim, progress, rng, tasks
-from sigma_ray.batches import Batches
+from sigma_ray import batches, memory, optim, parallel, progress, rng, tasks
 from sigma_ray.checkpoint import Checkpoints
 from sigma_ray.config import TrainConfig, TrialConfig
 from sigma_ray.data import Info, Split
@@ -54,7 +51,8 @@ def fit(
     """Train `model` as `config` says, and test it once.
 
     Under an initialised `torch.distributed` group every rank takes its share of each global batch (gradients are
-    averaged over trainable parameters only) and of each evaluation (exact); rank 0 writes checkpoints.
+    summed over trainable parameters only) and of each evaluation (exact); rank 0 writes checkpoints. A step's gradient
+    does not depend on how its batch is cut, but for rounding and random numbers: `sigma_ray.parallel.Share`.
 
     Args:
         config: the resolved trial.
@@ -63,7 +61,8 @@ def fit(
         report: called on every rank after each evaluation. After a resume it first gets the earlier points again.
         checkpoints: where to save and resume; None for neither.
         device: defaults to the CPU.
-        memory_divisor: into how many parts more than configured batches are cut, to fit the memory.
+        memory_divisor: how many times fewer images at a time to work on than `config` says; no part of what decides
+            the result, so a checkpoint can be continued with another one.
         save_now: asked on rank 0 every `log_interval` steps whether to save between evaluations too.
         warn: told of what goes wrong without ending the trial: a damaged checkpoint, one that cannot be written.
 
@@ -76,7 +75,7 @@ def fit(
         OutOfMemoryError: the device ran out of memory.
         DataError: a sample could not be read.
         CheckpointError: the checkpoint is another trial's.
-        StorageError: the ranks do not see the same checkpoints.
+        StorageError: the workers do not see the same checkpoints.
     """
     device = device or torch.device("cpu")
     memory.reset_peak(device)
@@ -108,12 +107,12 @@ class _Loop:
         save_now: Callable[[], bool],
         warn: Callable[[str], None],
     ) -> None:
-        self.divisor, self.save_now, self.warn = memory_divisor, save_now, warn
+        self.save_now, self.warn = save_now, warn
         self.config, self.train, self.model, self.device = config, config.train, model, device
         self.data, self.report, self.checkpoints = data, report, checkpoints
         self.task, self.columns = tasks.get(config.task), tasks.columns(config.task, config.head)
-        distributed = dist.is_available() and dist.is_initialized()
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        self.rank, self.world = parallel.world()
+        self.micro_batch, self.eval_batch = batches.sizes(config, memory_divisor)
         torch.manual_seed(config.seed * 1009 + self.rank)
         model.backbone.gradient_checkpointing = self.train.gradient_checkpointing
         self.optimiser = optim.optimiser(model, self.train)
@@ -129,25 +128,21 @@ class _Loop:
                 mirror=self.train.horizontal_flip,
                 autocast=self.autocast(),
                 precision="bfloat16" if wants_bfloat16(self.train, device) else "float32",
-                batch_size=self.train.eval_batch_size,
+                batch_size=self.eval_batch,
             )
-        self.batches = Batches(self.data.split("train"), self.columns, config, self.rank, self.world, device)
-        trains = any(p.requires_grad for p in model.parameters())
-        self.wrapped: nn.Module = model
-        if self.world > 1 and trains:
-            skips = getattr(model.head, "skips_parameters", False)
-            self.wrapped = DistributedDataParallel(model, find_unused_parameters=skips)
+        self.batches = batches.Batches(self.data.split("train"), self.columns, config, self.rank, self.world, device)
+        self.wrapped = parallel.replicated(model)
         self.recent: list[Tensor] = []
 
     def run(self) -> dict[str, float]:
         interval = self.train.eval_interval or self.train.num_steps
         self.publish()
-        with self.batches.steps(self.progress.step, self.train.num_steps) as batches:
+        with self.batches.steps(self.progress.step, self.train.num_steps) as samples:
             while self.progress.step < self.train.num_steps:
                 self.started = time.perf_counter()
                 until = min((self.progress.step // interval + 1) * interval, self.train.num_steps)
                 while self.progress.step < until:
-                    self.step(*next(batches))
+                    self.step(*next(samples))
                 if self.recent:
                     self.log_loss()
                 self.count_seconds()
@@ -158,7 +153,7 @@ class _Loop:
 
     def step(self, images: Tensor, targets: dict[str, Tensor]) -> None:
         """One optimisation step on this rank's share of the global batch, in micro-batches."""
-        size = math.ceil((self.train.micro_batch_size or len(images)) / self.divisor)
+        step, size = parallel.Step(targets, len(images)), self.micro_batch
         self.wrapped.train()
         total = torch.zeros((), device=self.device)
         for start in range(0, len(images), size):
@@ -166,8 +161,8 @@ class _Loop:
             last = start + size >= len(images)
             with self.autocast(), self.synchronised(last):
                 wanted = {name: value[part] for name, value in targets.items()}
-                loss = self.wrapped(images[part], wanted) * (len(images[part]) / len(images))
-                loss.backward()
+                loss = self.wrapped(images[part], wanted, step.part(part))
+                (loss * self.world).backward()  # of which the workers take the mean
             total += loss.detach()
         if self.train.clip_grad_norm is not None:
             trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -185,7 +180,7 @@ class _Loop:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wants_bfloat16(self.train, self.device))
 
     def synchronised(self, last: bool) -> Any:
-        """Gradients are averaged over workers once a step, after the last micro-batch."""
+        """Workers exchange gradients once a step, after the last micro-batch."""
         if isinstance(self.wrapped, DistributedDataParallel) and not last:
             return self.wrapped.no_sync()
         return torch.enable_grad()
@@ -193,10 +188,9 @@ class _Loop:
     def log_loss(self) -> None:
         """Record the mean loss since the last time, and save where that is wanted now."""
         wanted = float(self.checkpoints is not None and self.rank == 0 and self.save_now())
-        sums = torch.stack([torch.stack(self.recent).mean(), torch.tensor(wanted, device=self.device)])
-        if self.world > 1:
-            dist.all_reduce(sums)
-        value, wanted = sums[0] / self.world, sums[1]
+        value, wanted = parallel.summed(
+            torch.stack([torch.stack(self.recent).mean(), torch.tensor(wanted, device=self.device)])
+        )
         self.recent.clear()
         if not torch.isfinite(value):
             raise NonFiniteLossError(
@@ -221,16 +215,9 @@ class _Loop:
         self.progress.eval_seconds += time.perf_counter() - started
         value = metrics[f"val/{self.task.metric}"]
         self.point(metrics)
-        if self.train.select == "last" or not self.best or self.better(value):
+        if self.train.select == "last" or not self.best or self.progress.improves(value, self.task.mode):
             self.progress.best_value, self.progress.best_step = value, self.progress.step
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.trained_state().items()}
-
-    def better(self, value: float) -> bool:
-        """Whether a validation metric beats the best so far; any number beats NaN."""
-        best = self.progress.best_value
-        return (math.isnan(best) and not math.isnan(value)) or (
-            value > best if self.task.mode == "max" else value < best
-        )
 
     def evaluate(self, split: str) -> dict[str, float]:
         shard = (self.rank, self.world)
@@ -242,7 +229,7 @@ class _Loop:
                 columns=self.columns,
                 info=self.data.info,
                 device=self.device,
-                batch_size=math.ceil(self.train.eval_batch_size / self.divisor),
+                batch_size=self.eval_batch,
                 shard=shard,
             )
         return {f"{split}/{name}": value for name, value in values.items()}
@@ -288,7 +275,7 @@ class _Loop:
 
     def resume(self) -> None:
         snapshot = self.checkpoints.load(self.warn) if self.checkpoints else None
-        progress.agree(snapshot.step if snapshot else 0, self.world)
+        progress.agree(snapshot.step if snapshot else 0)
         if snapshot is None:
             return
         self.progress, self.best = progress.unpack(

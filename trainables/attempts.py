@@ -75,8 +75,8 @@ def divide_further(spec: Spec) -> int | None:
 
     The number lies beside the checkpoints, for attempts on other nodes and of later drivers.
     """
+    from sigma_ray.batches import can_divide
     from sigma_ray.config import from_dict
-    from sigma_ray.parallel import can_divide
 
     divisor = memory_divisor(spec)
     if not can_divide(from_dict(spec.config), divisor):
