@@ -36,6 +36,7 @@ def connect(address: str, **init_options: Any) -> None:
     if ray.is_initialized():
         raise ValueError("a process can join one Ray cluster at a time, but this one has joined; call ray.shutdown().")
     check(address)
+    _keep_workers_here()
     try:
         ray.init(address=address, **init_options)
     except Exception as error:  # Ray's kinds differ between its versions and the moments at which something breaks
@@ -60,6 +61,18 @@ def check(address: str) -> None:
     place = _place(address)
     _check_versions(address, _metadata(address, place))
     _require_node_here(address, place)
+
+
+def _keep_workers_here() -> None:
+    """Have workers run the Python and the code of their node, as without `uv run`.
+
+    Under `uv run` Ray sends the working directory, results and all, to every node, where `uv run` installs the project
+    once more: minutes a node, and impossible without a network.
+    """
+    from ray._private import ray_constants
+
+    if "RAY_ENABLE_UV_RUN_RUNTIME_ENV" not in os.environ:
+        ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
 
 
 def token_source() -> str:

@@ -10,7 +10,7 @@ import time
 
 import grpc
 import pytest
-from ray_heads import LOOPBACK, environment, free_ports, head
+from ray_nodes import LOOPBACK, REPOSITORY, environment, free_ports, head
 
 from trainables import connection
 
@@ -55,6 +55,16 @@ def test_the_right_token_joins(address, tmp_path):
     (tmp_path / ".ray" / "auth_token").write_text(TOKEN)
     assert join(address, tmp_path, RAY_AUTH_MODE="token").stdout == "3.0\n"
     assert join("auto", tmp_path, RAY_ADDRESS=address).stdout == "3.0\n", "found by itself, as ray.init does"
+
+
+@pytest.mark.skipif(not shutil.which("uv"), reason="needs uv")
+def test_uv_run_changes_nothing_on_the_nodes(address, tmp_path):
+    """Ray would copy the working directory, and start every worker by `uv run`."""
+    code = JOIN.replace('ray.cluster_resources()["CPU"]', "ray.get_runtime_context().runtime_env")
+    command = ["uv", "run", "--no-sync", "--project", str(REPOSITORY), "python", "-c", code, address]
+    environ = environment(tmp_path, **RIGHT)
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "{}\n", done.stderr
 
 
 @pytest.mark.parametrize(
