@@ -12,13 +12,14 @@ What happens to an attempt decides:
 import functools
 import gc
 import math
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sigma_ray.failures import OutOfMemoryError, is_transient, one_line
+from sigma_ray.failures import OutOfMemoryError, StorageError, is_transient, one_line
 from sigma_ray.files import write_atomically
 from trainables.trial import Spec, execute, label
 from trainables.workers import run_workers
@@ -37,6 +38,10 @@ def run(params: Mapping[str, Any], *, specs: Mapping[str, Spec], gpus: float) ->
     from ray import tune
 
     spec = specs[label(params["arm"], params["seed"])]
+    if not Path(spec.folder).parent.is_dir():  # made by the driver; this node may have joined after all were asked
+        raise StorageError(
+            f"{Path(spec.folder).parent} is not on {platform.node()}: mount the shared storage there", transient=True
+        )
     if spec.config["num_workers"] == 1:
         attempt = functools.partial(execute, spec, tune.report)
     else:

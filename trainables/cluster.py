@@ -1,12 +1,14 @@
 """The Ray session of a study: how it is opened, and how many trials fit it at a time."""
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sigma_ray.config import TrialConfig
+from trainables import connection
 
 
 class Session:
@@ -53,8 +55,6 @@ class Session:
 
 def _connect(address: str, workers: int) -> None:
     _quiet()
-    import ray
-
     local: dict[str, Any] = {}
     if address == "local":
         _keep_freed_memory()
@@ -63,7 +63,7 @@ def _connect(address: str, workers: int) -> None:
         if workers > 1:
             # Each such trial has a process beside its workers that only waits: it gets a share of one extra CPU.
             local["num_cpus"] = max(os.cpu_count() or 1, workers) + 1
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+    connection.connect(address, log_to_driver=False, logging_level=logging.ERROR, **local)
 
 
 def _disconnect() -> None:
@@ -127,6 +127,19 @@ class Room:
 
 def _most(one: Mapping[str, float], other: Mapping[str, float], kind: str) -> float:
     return max(one.get(kind, 0), other.get(kind, 0))
+
+
+CONTEXT_BYTES, FRAGMENTS, MOST_ON_A_GPU = 0.6e9, 1.25, 16
+"""What a process takes of a GPU besides its tensors, and how much more than these its allocator holds."""
+
+
+def gpu_share(peak_bytes: float, gpu_bytes: float) -> float | None:
+    """The smallest `gpus_per_worker` at which trials that were measured to need `peak_bytes` fit; None where one does.
+
+    That they fit says nothing of their speed: trials on one GPU share its time.
+    """
+    fit = min(MOST_ON_A_GPU, int(gpu_bytes // (peak_bytes * FRAGMENTS + CONTEXT_BYTES)))
+    return math.floor(1000 / fit) / 1000 if fit > 1 else None
 
 
 def growth() -> Mapping[str, float] | None:

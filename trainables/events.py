@@ -13,7 +13,7 @@ from ray.tune import Callback
 
 from sigma_ray.config import flatten
 from sigma_ray.tracking import Ledger
-from trainables import placement
+from trainables import cluster, placement
 from trainables.attempts import ERROR_FILE, divide_further
 from trainables.console import Console
 from trainables.trial import EXAMPLES_FILE, MODEL_FILE, Spec, label
@@ -44,6 +44,7 @@ class Events(Callback):
         self.problems: list[str] = []
         self._furthest: dict[str, int] = {}
         self._swept = time.monotonic()
+        self._suggested = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks for `Tuner.restore`, which is not how a study is resumed: nothing to keep."""
@@ -82,6 +83,7 @@ class Events(Callback):
             self.on_trial_start(iteration, trials, trial)
         elif "final" in result and self.outcome.get(spec.key) != "finished":
             self._finished(spec, result["final"])
+            self._suggest_share(spec, result)
 
     @_guarded
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -123,6 +125,19 @@ class Events(Callback):
         self.ledger.finish(spec.key, metrics, artifacts)
         self.outcome[spec.key] = "finished"
         self.console.finished(spec.arm, spec.seed, dict(final))
+
+    def _suggest_share(self, spec: Spec, result: Mapping[str, Any]) -> None:
+        """Say once, from what the first trial needed, that several trials would fit a GPU."""
+        share = cluster.gpu_share(result["final"]["peak_memory_bytes"], result.get("gpu_bytes", 0))
+        if share and spec.config["num_workers"] == 1 and spec.config["gpus_per_worker"] is None and not self._suggested:
+            self._suggested = True
+            used, whole = result["final"]["peak_memory_bytes"] / 1e9, result["gpu_bytes"] / 1e9
+            self.console.warned(
+                spec.arm,
+                spec.seed,
+                f"used {used:.1f} of its GPU's {whole:.0f} GB; --set gpus_per_worker={share:g} lets "
+                f"{int(1 / share)} trials share one",
+            )
 
     def _again(self, spec: Spec, reason: str) -> None:
         self.ledger.fail(spec.key, reason)

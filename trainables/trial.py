@@ -93,7 +93,8 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None], *, memory_divi
     if rank == 0:
         _keep(spec, model, gallery, final)
     values = {"points": [], "step": config.train.num_steps, "objective": final[validation]}
-    report({**values, "final": final, "warnings": warnings})
+    gpu_bytes = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+    report({**values, "final": final, "warnings": warnings, "gpu_bytes": gpu_bytes})
 
 
 def _drawn(gallery: Gallery, model: Any, step: int, warn: Callable[[str], None]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sigma_ray import data, fingerprint, tracking
 from sigma_ray.config import to_dict, trial_key
 from sigma_ray.study import Plan
-from trainables import cluster, preflight, results, unfinished
+from trainables import cluster, preflight, results, storage, unfinished
 from trainables.trial import Spec, label
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def _run(
             preflight.models({t.arm: t.config for t in plan.trials if label(t.arm, t.seed) in missing}.values(), opened)
             room = session.room(first, flags.jobs)
             slots = room.slots(session.resources())
+            (folder / "trials").mkdir(exist_ok=True)
+            storage.check(folder)
             ledger.open(results.plan_record(plan, specs), results.environment())
             failures = train(plan, missing, specs, ledger, folder, session, room)
     else:

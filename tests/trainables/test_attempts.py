@@ -1,5 +1,6 @@
 """What follows an attempt, by how it ended (with real processes and memory: tests/faults)."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from ray import tune
 
 from sigma_ray import profiles
 from sigma_ray.config import override_all, to_dict
-from sigma_ray.failures import DataError, NonFiniteLossError, OutOfMemoryError, WorkerLostError
+from sigma_ray.failures import DataError, NonFiniteLossError, OutOfMemoryError, StorageError, WorkerLostError
 from trainables import attempts
 from trainables.trial import Spec
 
@@ -65,3 +66,10 @@ def test_permanent_failures_are_reported_once_with_their_traceback(spec, monkeyp
 def test_transient_failures_are_left_to_tune(spec, monkeypatch, error):
     with pytest.raises(type(error)):
         play(spec, monkeypatch, [error])
+
+
+def test_a_node_without_the_shared_folder_starts_nothing(spec, monkeypatch):
+    spec = dataclasses.replace(spec, folder="/nowhere/trials/k")
+    with pytest.raises(StorageError, match="mount the shared storage there") as caught:
+        play(spec, monkeypatch, [])
+    assert caught.value.transient

@@ -4,6 +4,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainables import cluster
 
@@ -50,6 +52,16 @@ def test_room_follows_a_cluster_without_an_autoscaler():
 def test_what_never_fits_is_refused(available, wanted, message):
     with pytest.raises(ValueError, match=f"num_workers must fit the cluster, but {message}"):
         cluster.Room(available, **{"workers": 1, "gpus": None, "jobs": None, **wanted})
+
+
+@given(peak=st.floats(1e8, 2e11), gpu=st.floats(4e9, 2e11))
+def test_trials_that_share_a_gpu_as_suggested_fit_it(peak, gpu):
+    share = cluster.gpu_share(peak, gpu)
+    if share is None:
+        assert 2 * (peak * cluster.FRAGMENTS + cluster.CONTEXT_BYTES) > gpu
+    else:
+        together = int((1 + 1e-6) // share)
+        assert together >= 2 and together * (peak * cluster.FRAGMENTS + cluster.CONTEXT_BYTES) <= gpu
 
 
 _ASK = """
