@@ -30,9 +30,9 @@ def run_study(plan: Plan, flags: "Flags") -> int:
     Raises:
         ValueError: something the user gave is refused; nothing has been started.
     """
+    tracking.check(flags.tracking_uri)
     folder = preflight.output_folder(Path(flags.output) / plan.study.name)
     with preflight.study_lock(folder):
-        tracking.check(flags.tracking_uri)
         address = preflight.ray_address(flags.address)
         first = plan.trials[0].config
         opened = data.open_for(first)
@@ -102,19 +102,17 @@ def _run(
         ledger.open(results.plan_record(plan, specs), results.environment())
     seconds = time.monotonic() - started
     if not ledger.flush(60):
-        print(
-            "error: MLflow does not answer; nothing is lost: run the same command again to send what waits on disk and "
-            "to write the report.",
-            file=sys.stderr,
-        )
+        print(f"error: {ledger.problem}", file=sys.stderr)
         return 1
     files = results.write_report(plan, specs, ledger, failures, folder, wall_seconds=seconds, slots=slots)
     finished = ledger.finished()
     failed = len([spec for spec in specs.values() if spec.key not in finished])
-    if ledger.close("FAILED" if failed else "FINISHED", artifacts=files):
+    if stored_all := ledger.close("FAILED" if failed else "FINISHED", artifacts=files):
         _tidy(specs, finished, folder)
     results.print_end(plan, len(missing), failed, folder, flags.tracking_uri)
-    return 1 if failed else 0
+    if not stored_all:
+        print(f"error: {ledger.problem}", file=sys.stderr)
+    return 1 if failed or not stored_all else 0
 
 
 def _tidy(specs: Mapping[str, Spec], finished: Mapping[str, Any], folder: Path) -> None:
