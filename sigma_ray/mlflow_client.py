@@ -1,14 +1,20 @@
-"""A quiet MLflow client, and files from its store. MLflow is imported here alone, and only when it is needed."""
+"""A quiet MLflow client, and what its errors mean. MLflow is imported only when it is needed."""
 
 import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import quote
+
+from sigma_ray.redaction import redact
+from sigma_ray.tracker_uri import database_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+RUNS_PER_CALL = 1000
+FINAL = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS")
+"""Codes in MLflow's own answers; a proxy's plain 400 or 404 becomes BAD_REQUEST or ENDPOINT_NOT_FOUND."""
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -24,18 +30,45 @@ def connect(uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=uri)
 
 
-def download(client: "MlflowClient", run_id: str, artifact_path: str, folder: Path) -> Path:
-    """Local path of an artifact; what lies in a local store is used in place, else a copy is put below `folder`.
+def is_final(error: Exception) -> bool:
+    """Whether MLflow itself said that it will never accept this; what a proxy before it says may pass."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.error_code in FINAL
+
+
+def experiment_id(client: "MlflowClient", uri: str, study: str) -> str:
+    """Id of a study's experiment in the store `uri`, created if need be.
+
+    Beside a sqlite file artifacts get an absolute place, found from anywhere.
 
     Raises:
-        FileNotFoundError: a local store does not have it.
+        ValueError: somebody deleted it.
     """
-    place = urlsplit(client.get_run(run_id).info.artifact_uri or "")
-    if place.scheme in ("", "file"):
-        local = Path(url2pathname(place.path)) / artifact_path
-        if not local.exists():
-            raise FileNotFoundError(f"MLflow run {run_id} has no artifact {artifact_path!r} at {local}.")
-        return local
-    target = folder / run_id
-    target.mkdir(parents=True, exist_ok=True)
-    return Path(client.download_artifacts(run_id, artifact_path, str(target)))
+    found = client.get_experiment_by_name(study)
+    if found is not None and found.lifecycle_stage != "active":
+        raise ValueError(
+            f"The MLflow experiment {study!r} in {redact(uri)} is deleted; restore it (`mlflow experiments restore -x "
+            f"{found.experiment_id}`) or drop it (`mlflow gc`)."
+        )
+    if found is not None:
+        return found.experiment_id
+    file = database_file(uri)
+    if file is None:
+        return client.create_experiment(study)
+    folder = file.parent / "mlartifacts" / quote(study, safe="")
+    folder.mkdir(parents=True, exist_ok=True)
+    return client.create_experiment(study, folder.as_uri())
+
+
+def all_runs(client: "MlflowClient", experiment: str) -> list["Run"]:
+    """Every run of an experiment, oldest first."""
+    runs, token = [], None
+    while True:
+        page = client.search_runs(
+            [experiment], max_results=RUNS_PER_CALL, order_by=["attributes.start_time ASC"], page_token=token
+        )
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs

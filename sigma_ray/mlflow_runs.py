@@ -3,32 +3,43 @@
 Uses `MlflowClient` alone; the fluent API keeps global state per thread.
 """
 
-import logging
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
-from sigma_ray.mlflow_client import connect
+from sigma_ray.mlflow_client import all_runs, connect, experiment_id, is_final
+from sigma_ray.mlflow_files import MAX_TAG_CHARS, Files
 from sigma_ray.spool import Event, Refused
-from sigma_ray.tracker_uri import database_file, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-logger = logging.getLogger(__name__)
-
-RUNS_PER_CALL, METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 1000, 100
-MAX_TAG_CHARS = 4000
+METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
 Point = tuple[str, int, float]  # metric, step, value
+
+FIELDS = {
+    "open": ("plan", "environment"),
+    "close": ("status", "artifacts"),
+    "start": ("key", "attempt", "arm", "seed", "params", "commit"),
+    "log": ("key", "points"),
+    "add": ("key", "folder", "artifacts"),
+    "finish": ("key", "metrics", "artifacts"),
+    "end": ("key", "status", "reason"),
+}
+"""What an event of each kind holds, beside its time and invocation."""
 
 
 @dataclass(kw_only=True)
 class _Known:
-    """What is remembered of a trial's run; `last` is the newest (step, value) per metric, None if unread."""
+    """What is remembered of a trial's run; `last` is the newest (step, value) per metric, None if unread.
+
+    `newest_ms` is the latest time in the run: MLflow tells values of one step apart by their times, and the next
+    attempt may come from a machine whose clock is behind.
+    """
 
     run_id: str
     status: str
@@ -36,19 +47,27 @@ class _Known:
     params: set[str]
     metrics: Sequence[str] = ()
     last: dict[str, tuple[int, float]] | None = None
+    newest_ms: int = 0
 
 
 class Runs:
     """The runs of one study in one store; `deliver` is called by one thread, the rest by any."""
 
-    def __init__(self, uri: str, study: str) -> None:
-        """Name the store and the experiment; connects on first use."""
+    def __init__(self, uri: str, study: str, notes: Path) -> None:
+        """Name the store and the experiment; connects on first use.
+
+        Args:
+            uri: tracking store.
+            study: experiment.
+            notes: folder for notes on files that the store did not take.
+        """
         self._uri, self._study = uri, study
         self._lock = threading.Lock()
         self._connected: MlflowClient | None = None
         self._experiment_id: str | None = None
         self._trials: dict[str, _Known] | None = None
         self._parents: dict[str, str] = {}
+        self.files = Files(lambda: self.client, notes)
 
     @property
     def client(self) -> "MlflowClient":
@@ -64,44 +83,19 @@ class Runs:
         client = self.client
         with self._lock:
             if self._experiment_id is None:
-                found = client.get_experiment_by_name(self._study)
-                if found is not None and found.lifecycle_stage != "active":
-                    raise ValueError(
-                        f"The MLflow experiment {self._study!r} in {redact(self._uri)} is deleted; "
-                        f"restore it (`mlflow experiments restore -x {found.experiment_id}`) "
-                        "or drop it (`mlflow gc`)."
-                    )
-                self._experiment_id = found.experiment_id if found else self._create_experiment(client)
+                self._experiment_id = experiment_id(client, self._uri, self._study)
             return self._experiment_id
-
-    def _create_experiment(self, client: "MlflowClient") -> str:
-        """Create it; beside a sqlite file artifacts get an absolute place, found from anywhere."""
-        file = database_file(self._uri)
-        if file is None:
-            return client.create_experiment(self._study)
-        folder = file.parent / "mlartifacts" / quote(self._study, safe="")
-        folder.mkdir(parents=True, exist_ok=True)
-        return client.create_experiment(self._study, folder.as_uri())
 
     def all(self) -> list["Run"]:
         """Every run of the study, oldest first."""
-        runs, token = [], None
-        while True:
-            page = self.client.search_runs(
-                [self.experiment],
-                max_results=RUNS_PER_CALL,
-                order_by=["attributes.start_time ASC"],
-                page_token=token,
-            )
-            runs.extend(page)
-            token = page.token
-            if not token:
-                return runs
+        return all_runs(self.client, self.experiment)
 
     def forget(self) -> None:
         """Drop what was remembered, because the store may differ from it."""
         self._trials = None
         self._parents = {}
+        with self._lock:
+            self._experiment_id = None
 
     def deliver(self, event: Event, replayed: bool) -> None:
         """Carry one event to MLflow.
@@ -110,16 +104,18 @@ class Runs:
             Refused: MLflow will never accept the event.
             Exception: whatever the client raised; the call may have worked, so all memory is dropped.
         """
-        from mlflow.exceptions import MlflowException
-
-        try:
-            getattr(self, f"_{event['event']}")(event, replayed)
-        except Exception as error:
-            self.forget()
-            status = error.get_http_status_code() if isinstance(error, MlflowException) else 0
-            if isinstance(error, KeyError) or (400 <= status < 500 and status not in (401, 403, 408, 429)):
-                raise Refused(f"{event['event']} {event.get('key', '')}: {error}") from error
-            raise
+        kind = event["event"]
+        if kind not in FIELDS or not {"time", "invocation", *FIELDS[kind]} <= event.keys():
+            raise Refused(f"{kind} {event.get('key', '')}: not an event of this version")
+        for again in (True, False):
+            try:
+                return getattr(self, f"_{kind}")(event, replayed)
+            except Exception as error:
+                self.forget()
+                if not is_final(error):
+                    raise
+                if not again:  # what was remembered may have been at fault: runs that somebody deleted
+                    raise Refused(f"{kind} {event.get('key', '')}: {error}") from error
 
     def parent(self, invocation: str) -> str | None:
         """Run id of an invocation's parent if it was delivered."""
@@ -129,12 +125,12 @@ class Runs:
 
     def _open(self, event: Event, _: bool) -> None:
         run_id = self._parent_run(event)
-        self.client.log_dict(run_id, event["plan"], "plan.json")
-        self.client.log_dict(run_id, event["environment"], "environment.json")
+        for name in ("plan", "environment"):
+            self.files.store_text(run_id, f"{name}.json", json.dumps(event[name], indent=1))
 
     def _close(self, event: Event, _: bool) -> None:
         run_id = self._parent_run(event)
-        self._upload(run_id, event["artifacts"])
+        self.files.store(run_id, event["artifacts"])
         self.client.set_terminated(run_id, event["status"], event["time"])
 
     def _start(self, event: Event, replayed: bool) -> None:
@@ -157,7 +153,7 @@ class Runs:
             known.status = "RUNNING"
 
     def _log(self, event: Event, _: bool) -> None:
-        known = self._known()[event["key"]]
+        known = self._started(event)
         last = self._last(known)
         points = [(name, step, value) for step, point in event["points"] for name, value in point.items()]
         fresh = []
@@ -165,21 +161,21 @@ class Runs:
             if name not in last or step > last[name][0]:
                 last[name] = (step, value)
                 fresh.append((name, step, value))
-        self._write(known.run_id, fresh, event["time"])
+        self._write(known, fresh, event["time"])
 
     def _add(self, event: Event, _: bool) -> None:
-        self._upload(self._known()[event["key"]].run_id, event["artifacts"], event["folder"])
+        self.files.store(self._started(event).run_id, event["artifacts"], event["folder"])
 
     def _finish(self, event: Event, _: bool) -> None:
-        known = self._known()[event["key"]]
+        known = self._started(event)
         last = self._last(known)
-        self._upload(known.run_id, event["artifacts"])
+        self.files.store(known.run_id, event["artifacts"])
         end = max((step for step, _ in last.values()), default=0)
         # A metric with a curve keeps its last step: its final value need not be the curve's last (best step).
         final = {name: (last[name][0] if name in last else end, value) for name, value in event["metrics"].items()}
         # repr, because NaN differs from itself and would be stored again
         self._write(
-            known.run_id,
+            known,
             [(name, *point) for name, point in final.items() if repr(last.get(name)) != repr(point)],
             event["time"],
         )
@@ -187,7 +183,7 @@ class Runs:
         self._end_run(known, "FINISHED", "finished", event["time"])
 
     def _end(self, event: Event, _: bool) -> None:
-        known = self._known()[event["key"]]
+        known = self._started(event)
         if known.status != "FINISHED":
             self._end_run(known, event["status"], event["reason"], event["time"])
 
@@ -204,10 +200,18 @@ class Runs:
                     tags=dict(run.data.tags),
                     params=set(run.data.params),
                     metrics=tuple(run.data.metrics),
+                    newest_ms=run.info.start_time or 0,
                 )
                 for run in sorted(runs, key=lambda run: run.info.status == "FINISHED")
             }
         return self._trials
+
+    def _started(self, event: Event) -> _Known:
+        """The event's trial."""
+        known = self._known().get(event["key"])
+        if known is None:
+            raise Refused(f"{event['event']} {event['key']}: no such trial was started")
+        return known
 
     def _parent_run(self, event: Event) -> str:
         """Run id of the event's invocation, found by its tag or created."""
@@ -226,7 +230,7 @@ class Runs:
         """Create a trial's run with all its tags in one call, so that no run is ever without its key."""
         name = f"{event['arm']} seed {event['seed']}"
         run_id = self.client.create_run(self.experiment, event["time"], tags, name).info.run_id
-        known = _Known(run_id=run_id, status="RUNNING", tags=tags, params=set(), last={})
+        known = _Known(run_id=run_id, status="RUNNING", tags=tags, params=set(), last={}, newest_ms=event["time"])
         self._known()[event["key"]] = known
         return known
 
@@ -247,30 +251,22 @@ class Runs:
                 points = self.client.get_metric_history(known.run_id, name)
                 newest = max(points, key=lambda point: (point.step, point.timestamp))
                 known.last[name] = (newest.step, newest.value)
+                known.newest_ms = max(known.newest_ms, *(point.timestamp for point in points))
         return known.last
 
-    def _write(self, run_id: str, points: Sequence[Point], time_ms: int) -> None:
-        """Store points in as few calls as MLflow allows."""
+    def _write(self, known: _Known, points: Sequence[Point], time_ms: int) -> None:
+        """Store points in as few calls as MLflow allows, later than all that the run has."""
         from mlflow.entities import Metric
 
+        known.newest_ms = max(time_ms, known.newest_ms + 1)
         for chunk in _chunks(points, METRICS_PER_CALL):
-            metrics = [Metric(name, value, time_ms, step) for name, step, value in chunk]
-            self.client.log_batch(run_id, metrics=metrics)
-
-    def _upload(self, run_id: str, paths: Sequence[str], below: str | None = None) -> None:
-        """Store files, `below` a folder if there is one, and folders by their names; warn of those that are gone."""
-        for path in map(Path, paths):
-            if path.is_dir():
-                self.client.log_artifacts(run_id, str(path), path.name)
-            elif path.exists():
-                self.client.log_artifact(run_id, str(path), below)
-            else:
-                logger.warning("The file %s is gone and could not be stored in MLflow run %s.", path, run_id)
+            metrics = [Metric(name, value, known.newest_ms, step) for name, step, value in chunk]
+            self.client.log_batch(known.run_id, metrics=metrics)
 
     def _end_run(self, known: _Known, status: str, reason: str, time_ms: int) -> None:
         """Write the reason, then the status: whoever sees the status sees everything."""
         self.client.set_tag(known.run_id, "status_reason", reason[:MAX_TAG_CHARS])
-        self.client.set_terminated(known.run_id, status, time_ms)
+        self.client.set_terminated(known.run_id, status, max(time_ms, known.newest_ms))
         known.status = status
 
 

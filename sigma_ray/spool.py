@@ -1,27 +1,39 @@
 """A durable, ordered mailbox: events go to a file first and one background thread delivers them.
 
 The producer never waits for the receiver. What could not be delivered stays in the file, and the next `Spool`
-of the same name delivers it first. An event is repeated at most once (a kill between delivery and its mark),
-hence receivers must accept a repeated event.
+of the same name delivers it first. An event may come again (a kill between delivery and its mark), hence receivers
+must accept a repeated event.
+
+Where the disk takes no more, events wait in memory, in their order, and are written once it does.
 """
 
-import json
 import logging
-import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+from sigma_ray.journal import Event, Journal, backlog, next_number, remove
+from sigma_ray.redaction import redact
 
 logger = logging.getLogger(__name__)
 
-Event = dict
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 15.0
 
 
 class Refused(Exception):
     """Raised by a receiver that will never accept an event, however often it is sent."""
+
+
+@dataclass(kw_only=True)
+class _Entry:
+    """An event on its way; `end` is the byte behind it in `path`, None while no disk has it."""
+
+    path: Path
+    end: int | None
+    event: Event
+    replayed: bool
 
 
 class Spool:
@@ -37,30 +49,29 @@ class Spool:
                 dropped with a warning, anything else to have it sent again after a growing pause.
         """
         self._deliver = deliver
-        self._path = folder / f"{name}-{time.time_ns():020d}.jsonl"
-        self._file = None
-        self._waiting: deque[tuple[Path, int, Event, bool]] = deque()
+        # A number, not a clock: a clock that was set back would put new events before old ones.
+        self._journal = Journal(folder / f"{name}-{next_number(folder, name):020d}.jsonl")
         self._changed = threading.Condition()
         self._closed = False
         self._hurry = False
-        self._old = sorted(folder.glob(f"{name}-*.jsonl"))
+        self._disk_failed = False
         self.last_error = ""
-        for path in self._old:
-            self._waiting.extend((path, end, event, True) for end, event in _undelivered(path))
+        self._waiting = deque(
+            _Entry(path=path, end=end, event=event, replayed=True) for path, end, event in backlog(folder, name)
+        )
+        self._unsaved: deque[_Entry] = deque()
         self._thread = threading.Thread(target=self._run, name=f"spool-{name}", daemon=True)
         self._thread.start()
 
     def put(self, event: Event) -> None:
         """Append a JSON-able event to the file and hand it to the thread; returns at once."""
-        line = json.dumps(event) + "\n"
         with self._changed:
             if self._closed:
                 raise ValueError(f"The event {event.get('event')!r} came after close(); use a new one.")
-            if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self._path.open("ab", buffering=0)
-            self._file.write(line.encode())
-            self._waiting.append((self._path, self._file.tell(), event, False))
+            entry = _Entry(path=self._journal.path, end=None, event=event, replayed=False)
+            self._unsaved.append(entry)
+            self._save()
+            self._waiting.append(entry)
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
@@ -70,21 +81,48 @@ class Spool:
             self._changed.notify_all()
             return self._changed.wait_for(lambda: not self._waiting, timeout)
 
+    @property
+    def waiting(self) -> int:
+        """How many events were not delivered yet."""
+        return len(self._waiting)
+
     def close(self, timeout: float) -> bool:
         """Flush, stop the thread, remove the files if nothing is left in them; return whether that is so."""
         if self._closed:
             return not self._waiting
         done = self.flush(timeout)
         with self._changed:
+            self._save()
             self._closed = True
             self._changed.notify_all()
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            self._journal.close()
+            if self._unsaved:
+                logger.error(
+                    "%d tracking events are lost: neither MLflow nor the disk at %s takes them. Free some space and "
+                    "run the same command again.",
+                    len(self._unsaved),
+                    self._journal.path.parent,
+                )
         self._thread.join(timeout=1.0)
         if done:
-            _remove(self._path)
+            remove(self._journal.path)
         return done
+
+    def _save(self) -> None:
+        """Write what no disk has yet, in order; what cannot be written stays in memory."""
+        try:
+            while self._unsaved:
+                self._unsaved[0].end = self._journal.append(self._unsaved[0].event)
+                self._unsaved.popleft()
+        except OSError as error:
+            if not self._disk_failed:
+                logger.warning(
+                    "Tracking events cannot be written to %s (%s) and wait in memory; they are lost if this process "
+                    "dies before MLflow has them.",
+                    self._journal.path.parent,
+                    error.strerror,
+                )
+            self._disk_failed = True
 
     def _run(self) -> None:
         """Deliver events in order until closed; a failure is tried again after a growing, capped pause."""
@@ -94,35 +132,37 @@ class Spool:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
                     return
-                path, end, event, replayed = self._waiting[0]
+                entry = self._waiting[0]
             try:
-                self._deliver(event, replayed)
+                self._deliver(entry.event, entry.replayed)
             except Refused as error:
-                self.last_error = str(error)
-                logger.warning("Tracking event %r refused and left out: %s", event.get("event"), error)
+                self.last_error = redact(str(error))
+                logger.warning("Tracking event %r refused and left out: %s", entry.event.get("event"), self.last_error)
             except Exception as error:  # whatever the receiver's client raises, training must go on
                 pause = self._pause(error, pause)
                 continue
             pause = FIRST_WAIT_S
-            self._delivered(path, end)
+            self._delivered(entry)
 
-    def _delivered(self, path: Path, end: int) -> None:
+    def _delivered(self, entry: _Entry) -> None:
         """Mark the first event as delivered, on disk before in memory."""
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text(str(end))
-        os.replace(fresh, _mark(path))
+        with self._changed:
+            if entry.end is None:
+                self._unsaved.popleft()  # this one, as all are delivered in order
+        if entry.end is not None:
+            Journal.mark(entry.path, entry.end)
         with self._changed:
             self._waiting.popleft()
-            last_of_old = path != self._path and (not self._waiting or self._waiting[0][0] != path)
+            last_of_old = entry.replayed and (not self._waiting or self._waiting[0].path != entry.path)
             self._changed.notify_all()
         if last_of_old:
-            _remove(path)
+            remove(entry.path)
 
     def _pause(self, error: Exception, pause: float) -> float:
         """Say once that delivery fails; wait `pause` seconds (less if flushed); return the next."""
-        self.last_error = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        self.last_error = in_one_line(error)
         if pause == FIRST_WAIT_S:
-            folder = self._path.parent
+            folder = self._journal.path.parent
             logger.warning("Tracking is interrupted (%s); events wait in %s.", self.last_error, folder)
         with self._changed:
             self._hurry = False
@@ -130,27 +170,6 @@ class Spool:
         return min(2 * pause, LONGEST_WAIT_S)
 
 
-def _mark(path: Path) -> Path:
-    """The file that says up to which byte of `path` events were delivered."""
-    return path.with_suffix(".delivered")
-
-
-def _undelivered(path: Path) -> list[tuple[int, Event]]:
-    """(end offset, event) of every whole line behind the mark; a line torn by a kill is no event."""
-    mark = _mark(path)
-    offset = int(mark.read_text()) if mark.exists() else 0
-    events = []
-    for line in path.read_bytes()[offset:].splitlines(keepends=True):
-        offset += len(line)
-        if line.endswith(b"\n"):
-            events.append((offset, json.loads(line)))
-    if not events:
-        _remove(path)
-    return events
-
-
-def _remove(path: Path) -> None:
-    """Delete a spool file and its mark, data first."""
-    for file in (path, _mark(path)):
-        if file.exists():
-            os.unlink(file)
+def in_one_line(error: Exception) -> str:
+    """An error's type and message, short and without secrets."""
+    return " ".join(redact(f"{type(error).__name__}: {error}").split())[:300]

@@ -70,7 +70,7 @@ def console(plan: "Plan", summary: Sequence["ArmRow"]) -> "Table":
 
 
 def warnings(plan: "Plan", summary: Sequence["ArmRow"], rows: Sequence["TrialRow"]) -> list[str]:
-    """What weakens the table: failures, few seeds, a missing baseline, arms whose edit changed nothing."""
+    """What weakens the table: failures, lost files, few seeds, a missing baseline, arms whose edit changed nothing."""
     found = []
     for row in rows:
         if row.status != "FINISHED":
@@ -78,6 +78,8 @@ def warnings(plan: "Plan", summary: Sequence["ArmRow"], rows: Sequence["TrialRow
             found.append(f"Trial `{row.arm}` seed {row.seed} did not finish ({row.status}): {reason[:200]}.")
         elif not math.isfinite(row.metrics.get(plan.metric, math.nan)):
             found.append(f"Trial `{row.arm}` seed {row.seed} finished without a finite {plan.metric}; left out.")
+        if row.status == "FINISHED" and row.reason:
+            found.append(f"Trial `{row.arm}` seed {row.seed} finished, but MLflow lacks files of it: {row.reason}.")
     few = [row.arm for row in summary if row.n < FEWEST_SEEDS]
     if few:
         names = ", ".join(f"`{name}`" for name in few)

@@ -4,7 +4,9 @@ import os
 import shlex
 import socket
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
+
+from sigma_ray.redaction import redact
 
 SQLITE = "sqlite:///"
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -30,15 +32,6 @@ def check(uri: str) -> None:
             f"The tracking store must be http(s)://, sqlite:/// or a database address, but got "
             f"{redact(uri)!r} (MLflow no longer writes plain folders); {WAY_OUT}."
         )
-
-
-def redact(uri: str) -> str:
-    """The address with its password replaced by ***."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    name, host = parts.username or "", parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{name}:***@{host}"))
 
 
 def database_file(uri: str) -> Path | None:
@@ -77,7 +70,7 @@ def _check_sqlite(uri: str) -> None:
     """Require a database file that exists and can be written, or a folder in which it can be created."""
     file = database_file(uri)
     if file is None or file.name in ("", ":memory:"):
-        raise ValueError(f"A sqlite tracking store must name a file, but got {uri!r}; {WAY_OUT}.")
+        raise ValueError(f"A sqlite tracking store must name a file, but got {redact(uri)!r}; {WAY_OUT}.")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("rb") as opened:

@@ -1,7 +1,11 @@
 """The MLflow ledger: one experiment per study, one parent run per invocation, one child run per trial key.
 
 Only the driver talks to MLflow. Writes are events of a `Spool`, so a slow or dead tracking server delays
-nothing and loses nothing; reads (`trials`, `history`, `download`) ask MLflow directly.
+nothing and loses nothing; reads (`trials`, `history`, `download`) ask MLflow directly. Secrets
+are not written.
+
+Files that the artifact store does not take hold up neither metrics nor statuses: the run's tag `files_waiting` says
+what it lacks, `problem` says it to the user, and the files are tried again, by the next invocation too.
 """
 
 import hashlib
@@ -9,18 +13,20 @@ import math
 import numbers
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sigma_ray.checks import one_of
-from sigma_ray.mlflow_client import download
+from sigma_ray.mlflow_files import missing
 from sigma_ray.mlflow_runs import Runs
 from sigma_ray.provenance import commit
-from sigma_ray.spool import Spool
-from sigma_ray.tracker_uri import absolute, check, mlflow_ui_command, redact
+from sigma_ray.redaction import redact, redact_all
+from sigma_ray.spool import Spool, in_one_line
+from sigma_ray.tracker_uri import absolute, check, mlflow_ui_command
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -44,6 +50,11 @@ class Row:
     metrics: dict[str, float]
     tags: dict[str, str]
 
+    @property
+    def missing_files(self) -> str:
+        """Which of its files MLflow does not have, and why; empty if it has all."""
+        return missing(self.tags)
+
 
 class Ledger:
     """The record of one study in one tracking store; the caller holds the study's lock."""
@@ -59,11 +70,11 @@ class Ledger:
         self.uri, self.study = absolute(uri), study
         self.invocation = uuid.uuid4().hex
         self._spool_dir = Path(spool_dir)
-        self._runs = Runs(self.uri, study)
         self._opened, self._last_ms = False, 0
         # Another store must not receive what was meant for this one.
-        store = hashlib.sha256(self.uri.encode()).hexdigest()[:8]
-        self._spool = Spool(self._spool_dir, f"{quote(study, safe='')}-{store}", self._runs.deliver)
+        name = f"{quote(study, safe='')}-{hashlib.sha256(redact(self.uri).encode()).hexdigest()[:8]}"
+        self._runs = Runs(self.uri, study, self._spool_dir / f"{name}-files")
+        self._spool = Spool(self._spool_dir, name, self._runs.deliver)
 
     # -- writes: return at once, delivered in order by the spool's thread --------------------------------
 
@@ -73,7 +84,7 @@ class Ledger:
         The id is the tag `invocation` of the parent and of its trials; `parent_run_id` has MLflow's own.
         """
         self._opened = True
-        self._put("open", plan=dict(plan), environment=dict(environment))
+        self._put("open", plan=redact_all(plan), environment=redact_all(environment))
         return self.invocation
 
     @property
@@ -83,7 +94,7 @@ class Ledger:
 
     def start(self, trial_key: str, arm: str, seed: int, config: Mapping[str, Any]) -> None:
         """Record that an attempt begins: the key's run is reopened, or created with flat `config`."""
-        params = {name: str(value) for name, value in config.items()}
+        params = redact_all({name: str(value) for name, value in config.items()})
         attempt = uuid.uuid4().hex
         self._put("start", key=trial_key, attempt=attempt, arm=arm, seed=seed, params=params, commit=commit())
 
@@ -102,18 +113,38 @@ class Ledger:
 
     def fail(self, trial_key: str, reason: str) -> None:
         """Record that the attempt ended in an error."""
-        self._put("end", key=trial_key, status="FAILED", reason=reason)
+        self._put("end", key=trial_key, status="FAILED", reason=redact(reason))
 
     def kill(self, trial_key: str, reason: str) -> None:
         """Record that the attempt was stopped from outside."""
-        self._put("end", key=trial_key, status="KILLED", reason=reason)
+        self._put("end", key=trial_key, status="KILLED", reason=redact(reason))
 
     def flush(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds; return whether the store has everything."""
-        return self._spool.flush(timeout)
+        """Wait up to `timeout` seconds; return whether the store has all that happened, files apart.
+
+        Files that wait are tried once more in that time.
+        """
+        until = time.monotonic() + timeout
+        done = self._spool.flush(timeout)
+        self._runs.files.uploads.flush(max(0.0, until - time.monotonic()))
+        return done
+
+    @property
+    def problem(self) -> str:
+        """What the store lacks, why, and what to do, in one line; empty if it has everything."""
+        uploads = self._runs.files.uploads
+        files = len(uploads.waiting())
+        if not files and not self._spool.waiting:
+            return ""
+        what = [f"{self._spool.waiting} events"] * bool(self._spool.waiting) + [f"{files} files"] * bool(files)
+        error = (uploads.last_error if files else "") or self._spool.last_error or "no answer"
+        return (
+            f"MLflow at {redact(self.uri)} does not have {' and '.join(what)} of this study ({error}). They are kept "
+            f"below {self._spool_dir.parent}; run the same command again to send them."
+        )
 
     def close(self, status: str = "KILLED", artifacts: Iterable[Path | str] = (), timeout: float = 30.0) -> bool:
-        """End the parent run with a status and report files; return False if events stay behind.
+        """End the parent run with a status and report files; return False if events or files stay behind.
 
         Without a status it counts as KILLED, which makes `close()` in a `finally` true; twice is once.
         """
@@ -121,14 +152,18 @@ class Ledger:
         if self._opened:
             self._put("close", status=status, artifacts=[str(Path(path).absolute()) for path in artifacts])
             self._opened = False
-        return self._spool.close(timeout)
+        until = time.monotonic() + timeout
+        done = self._spool.close(timeout)
+        return self._runs.files.uploads.close(max(0.0, until - time.monotonic())) and done
 
     # -- reads: ask the store, and raise ConnectionError in one line when it does not answer -------------
 
     def trials(self, timeout: float = 60.0) -> dict[str, Row]:
         """Every trial of the study by key, whatever its status, after all waiting events were delivered."""
         self._settle(timeout)
-        rows = [_row(run) for run in self._runs.all() if "trial_key" in run.data.tags]
+        with self._asking():
+            runs = self._runs.all()
+        rows = [_row(run) for run in runs if "trial_key" in run.data.tags]
         return {row.trial_key: row for row in sorted(rows, key=lambda row: row.status == "FINISHED")}
 
     def finished(self, timeout: float = 60.0) -> dict[str, Row]:
@@ -138,27 +173,43 @@ class Ledger:
     def repair(self, timeout: float = 60.0) -> int:
         """Turn runs that a dead driver left RUNNING into KILLED; return how many. Call it before `open`."""
         self._settle(timeout)
-        stale = [run for run in self._runs.all() if run.info.status in ("RUNNING", "SCHEDULED")]
-        stale = [run for run in stale if run.data.tags.get("invocation") != self.invocation]
-        for run in stale:
-            self._runs.client.set_tag(run.info.run_id, "status_reason", "the driver died")
-            self._runs.client.set_terminated(run.info.run_id, "KILLED")
+        with self._asking():
+            stale = [run for run in self._runs.all() if run.info.status in ("RUNNING", "SCHEDULED")]
+            stale = [run for run in stale if run.data.tags.get("invocation") != self.invocation]
+            for run in stale:
+                self._runs.client.set_tag(run.info.run_id, "status_reason", "the driver died")
+                self._runs.client.set_terminated(run.info.run_id, "KILLED")
         self._runs.forget()
         return len(stale)
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) of a metric's curve in step order, without a final value given later."""
-        points = self._runs.client.get_metric_history(run_id, metric)
+        with self._asking():
+            points = self._runs.client.get_metric_history(run_id, metric)
         newest_first = sorted(points, key=lambda point: point.timestamp, reverse=True)
         return sorted({point.step: _infinite(point.value) for point in newest_first}.items())
 
     def download(self, run_id: str, artifact_path: str) -> Path:
-        """Local path of an artifact; what lies in a local store is used in place, without a copy."""
-        return download(self._runs.client, run_id, artifact_path, self._spool_dir / "downloads")
+        """Local path of an artifact; what lies in a local store, or still waits for it, is used in place."""
+        with self._asking():
+            return self._runs.files.download(run_id, artifact_path, self._spool_dir / "downloads")
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Turn what the store's clients raise into one line; refusals in plain words stay as they are."""
+        try:
+            yield
+        except (ValueError, FileNotFoundError):
+            raise
+        except Exception as error:  # MLflow raises its own types, and those of its HTTP and database clients
+            raise ConnectionError(
+                f"The tracking store {redact(self.uri)} does not answer as it should ({in_one_line(error)}); check it "
+                "and its login, or choose another with --tracking-uri."
+            ) from error
 
     def _settle(self, timeout: float) -> None:
         """Wait for the spool, because an answer that misses delivered-late events would be wrong."""
-        if not self.flush(timeout):
+        if not self._spool.flush(timeout):
             raise ConnectionError(
                 f"The tracking store {redact(self.uri)} did not take the waiting events in {timeout:.0f} s "
                 f"({self._spool.last_error or 'no answer'}); check it, or choose another with --tracking-uri."

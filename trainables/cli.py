@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from sigma_ray.redaction import redact
 from sigma_ray.study import Plan, Study, make_plan
 
 
@@ -69,7 +70,7 @@ def main(study: Study, *, of_methods: bool = False) -> None:
 
         sys.exit(run_study(plan, flags))
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(1 if isinstance(error, ConnectionError) else 2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

@@ -55,9 +55,11 @@ class Session:
 
 def _connect(address: str, workers: int) -> None:
     _quiet()
-    local: dict[str, Any] = {}
     if address == "local":
         _keep_freed_memory()
+        _on_loopback()
+    local: dict[str, Any] = {}
+    if address == "local":
         # Stopping a trial of several workers needs the dashboard's State API to free their placement group.
         local["include_dashboard"] = workers > 1
         if workers > 1:
@@ -157,6 +159,16 @@ def _quiet() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+
+
+def _on_loopback() -> None:
+    """Have all that is started here listen on loopback alone; no effect once Ray has been imported.
+
+    On Linux Ray binds its servers to every interface, and resolves `_node_ip_address="127.0.0.1"` back to the machine's
+    own address. Where it is told that clusters are not supported, as it is on macOS and Windows, it takes 127.0.0.1.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
 
 
 def _keep_freed_memory() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import tyro
 
 from sigma_ray.config import TrialConfig, from_dict
+from sigma_ray.redaction import redact
 from trainables.trial import MODEL_FILE
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -42,7 +43,7 @@ def main() -> None:
     try:
         written = predict(flags)
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(2)
     print(f"{written} pictures in {flags.output}")
 
@@ -81,7 +82,8 @@ def _pictures(folder: Path) -> list[Path]:
 def _model_file(flags: Flags, folder: Path) -> Path:
     """The run's model, on this machine."""
     from sigma_ray import tracker_uri
-    from sigma_ray.mlflow_client import connect, download
+    from sigma_ray.mlflow_client import connect
+    from sigma_ray.mlflow_files import download
 
     tracker_uri.check(flags.tracking_uri)
     client = connect(tracker_uri.absolute(flags.tracking_uri))
@@ -91,8 +93,8 @@ def _model_file(flags: Flags, folder: Path) -> Path:
         raise ValueError(f"--run must be a finished trial, but {error}") from None
     except Exception as error:  # MLflow raises its own types, and those of the store's client
         raise ValueError(
-            f"--run must be the id of a trial's run in {tracker_uri.redact(flags.tracking_uri)}, but got {flags.run!r} "
-            f"({str(error).splitlines()[0]}); `trials.parquet` of a study has them as run_id."
+            f"--run must be the id of a trial's run in {redact(flags.tracking_uri)}, but got {flags.run!r} "
+            f"({redact(str(error).splitlines()[0])}); `trials.parquet` of a study has them as run_id."
         ) from None
 
 

@@ -55,6 +55,7 @@ def _finished_row(spec: Spec, row: tracking.Row, validation: Mapping[str, list[t
         seconds=row.metrics["seconds"],
         peak_memory_bytes=int(row.metrics["peak_memory_bytes"]),
         metrics=metrics,
+        reason=row.missing_files,
     )
 
 

@@ -31,9 +31,9 @@ def run_study(plan: Plan, flags: "Flags") -> int:
     Raises:
         ValueError: something the user gave is refused; nothing has been started.
     """
+    tracking.check(flags.tracking_uri)
     folder = preflight.output_folder(Path(flags.output) / plan.study.name)
     with preflight.study_lock(folder):
-        tracking.check(flags.tracking_uri)
         address = preflight.ray_address(flags.address)
         first = plan.trials[0].config
         opened = data.open_for(first)
@@ -107,16 +107,15 @@ def _run(
         ledger.open(results.plan_record(plan, specs), results.environment())
     seconds = time.monotonic() - started
     if not ledger.flush(60):
-        raise ConnectionError(
-            "MLflow does not answer; nothing is lost: run the same command again to send what waits on disk and to "
-            "write the report."
-        )
+        raise ConnectionError(ledger.problem)
     files = results.write_report(plan, specs, ledger, failures, folder, wall_seconds=seconds, slots=slots)
     finished = ledger.finished()
     failed = len([spec for spec in specs.values() if spec.key not in finished])
-    if ledger.close("FAILED" if failed else "FINISHED", artifacts=files):
+    if stored_all := ledger.close("FAILED" if failed else "FINISHED", artifacts=files):
         _tidy(specs, finished, folder)
     results.print_end(plan, len(missing), failed, folder, flags.tracking_uri)
+    if not stored_all:
+        raise ConnectionError(ledger.problem)
     return 1 if failed else 0
 
 

@@ -13,7 +13,7 @@ from sigma_ray.tracking import Ledger
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty database; making one costs seconds."""
     file = tmp_path_factory.mktemp("template") / "mlflow.db"
-    Runs(f"sqlite:///{file}", "none").client.search_experiments()
+    Runs(f"sqlite:///{file}", "none", file.parent).client.search_experiments()
     return file
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from recorded import CONFIG, one_trial
 
-from sigma_ray.mlflow_runs import Runs
 from sigma_ray.tracking import Ledger
 
 
@@ -43,7 +42,7 @@ def test_the_parent_run_holds_plan_environment_and_report(ledger: Ledger, tmp_pa
     report = ledger.download(parent, "table.md")
     assert report.read_text() == "| Arm |"
     assert tmp_path / "mlartifacts" in report.parents
-    assert Runs(ledger.uri, "study").client.get_run(parent).info.status == "FAILED"
+    assert ledger._runs.client.get_run(parent).info.status == "FAILED"
 
 
 def test_a_second_attempt_continues_the_same_run(ledger: Ledger, uri: str, tmp_path: Path) -> None:
