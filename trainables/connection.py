@@ -18,6 +18,9 @@ from urllib.parse import urlsplit
 ANSWER_S = 5.0
 """Longest wait for one answer."""
 
+STARTS = 3
+"""How often a cluster of one's own is started, if it does not come up."""
+
 START_S = 15.0
 """Longest wait for a cluster that answers but is still starting."""
 
@@ -37,16 +40,15 @@ def connect(address: str, **init_options: Any) -> None:
         raise ValueError("a process can join one Ray cluster at a time, but this one has joined; call ray.shutdown().")
     check(address)
     _keep_workers_here()
-    try:
-        ray.init(address=address, **init_options)
-    except Exception as error:  # Ray's kinds differ between its versions and the moments at which something breaks
-        ray.shutdown()
-        raise ValueError(
-            f"Ray must start on this machine, but did not ({_line(error)}); see /tmp/ray/session_latest/logs."
-            if address == "local"
-            else f"the Ray cluster at {address} must accept this process, but did not ({_line(error)}); "
-            "`python -m studies.doctor --address ...` looks at it from all sides."
-        ) from error
+    for attempt in range(STARTS):
+        try:
+            ray.init(address=address, **init_options)
+            return
+        except Exception as error:  # Ray's kinds differ between its versions and the moments at which something breaks
+            ray.shutdown()
+            # A busy machine needs more than the 15 s that Ray gives its own processes.
+            if "timed out during startup" not in str(error) or attempt + 1 == STARTS:
+                raise _not_joined(address, error) from error
 
 
 def check(address: str) -> None:
@@ -83,6 +85,15 @@ def token_source() -> str:
         return f"RAY_AUTH_TOKEN_PATH={os.environ['RAY_AUTH_TOKEN_PATH']}"
     default = Path.home() / ".ray" / "auth_token"
     return str(default) if default.is_file() else ""
+
+
+def _not_joined(address: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"Ray must start on this machine, but did not ({_line(error)}); see /tmp/ray/session_latest/logs."
+        if address == "local"
+        else f"the Ray cluster at {address} must accept this process, but did not ({_line(error)}); "
+        "`python -m studies.doctor --address ...` looks at it from all sides."
+    )
 
 
 def _require_host_and_port(address: str) -> None:

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from trainables.events import Events
 
 
-def run_study(plan: Plan, flags: "Flags") -> int:
+def run_study(plan: Plan, flags: "Flags", *, only: Collection[str] | None = None) -> int:
     """Bring `plan` to its end and report it.
+
+    Args:
+        plan: the trials.
+        flags: how to run them.
+        only: labels of the trials that may run; the others stay as they are.
 
     Returns:
         The exit code: 0 when every trial has finished, 1 when some have not.
@@ -44,7 +49,7 @@ def run_study(plan: Plan, flags: "Flags") -> int:
         ledger = tracking.Ledger(flags.tracking_uri, plan.study.name, folder / "spool")
         try:
             with unfinished.noted(folder):
-                return _run(plan, flags, specs, ledger, folder, address, opened)
+                return _run(plan, flags, specs, ledger, folder, address, opened, only)
         finally:
             ledger.close(timeout=10)
 
@@ -86,11 +91,13 @@ def _run(
     folder: Path,
     address: str,
     opened: data.Data,
+    only: Collection[str] | None,
 ) -> int:
     started = time.monotonic()
     ledger.repair()
     stored = ledger.finished()
-    missing = {name: spec for name, spec in specs.items() if spec.key not in stored}
+    wanted = specs if only is None else only
+    missing = {name: spec for name, spec in specs.items() if spec.key not in stored and name in wanted}
     failures: dict[str, str] = {}
     slots = 0
     if missing:
