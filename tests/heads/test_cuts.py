@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import SMALL
+from small_heads import SMALL
 
 from sigma_ray import heads
 from sigma_ray.data import Info

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save
-from small import SMALL
+from small_heads import SMALL
 
 from sigma_ray import components, heads
 from sigma_ray.data import Info

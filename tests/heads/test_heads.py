@@ -4,7 +4,7 @@ import pytest
 import torch
 import training
 from safetensors.torch import save
-from small import SMALL
+from small_heads import SMALL
 
 from sigma_ray import components, heads
 from sigma_ray.data import Info
