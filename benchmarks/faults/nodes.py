@@ -1,0 +1,164 @@
+"""A Ray cluster of several nodes on one machine, each with its own loopback address, folder and processes."""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+from benchmarks.faults.processes import Program
+
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+HELPERS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+START_SECONDS = 180
+OBJECT_STORE_BYTES = 80_000_000
+"""About the least that Ray accepts."""
+
+
+class Node(Program):
+    """`ray start --block` and everything below it; `folder` is its own, and as new at every start."""
+
+    def start(self) -> None:
+        """Start it as a machine just booted: Ray refuses to start a head beside an earlier one's files."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        super().start()
+
+    def joined(self) -> bool:
+        """Whether it has become part of the cluster."""
+        return "Ray runtime started" in self.output()
+
+    def join(self) -> None:
+        """Start it and wait until it belongs to the cluster."""
+        self.start()
+        self.wait(self.joined, START_SECONDS, "the start of a node")
+
+    @property
+    def node_id(self) -> str:
+        """Ray's hexadecimal id of the node."""
+        lines = (" ".join(_command_line(process)) for process in self.members())
+        return next(found[1] for line in lines if (found := re.search(r"raylet .*--node_id=([0-9a-f]+)", line)))
+
+    @property
+    def alive(self) -> bool:
+        """Whether its raylet lives: without it a node is lost to the cluster, whatever else still runs."""
+        return any(process_name(process) == "raylet" for process in self.members())
+
+    def trials(self) -> list[psutil.Process]:
+        """Its processes that hold a trial (or a worker of one)."""
+        titles = [(process, _title(process)) for process in self.members()]
+        return [process for process, title in titles if title.startswith("ray::") and not title.startswith(HELPERS)]
+
+
+class Cluster:
+    """A head without CPUs, which is where drivers connect, and workers with `cpus` each.
+
+    Args:
+        workers: number of nodes beside the head.
+        cpus: of each worker node.
+        environment: of every process of the cluster, beside the present one's.
+        dashboard: whether the State API is there, which trials with several workers need.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        cpus: int = 1,
+        environment: Mapping[str, str] | None = None,
+        *,
+        dashboard: bool = False,
+    ) -> None:
+        # Ray's sockets lie in it: their paths must stay below 108 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix="sr"))
+        # Every cluster of this machine has a net of its own.
+        self._net = f"127.{2 + os.getpid() % 250}.{1 + secrets.randbelow(250)}"
+        self.address = f"{self._net}.1:{free_port()}"
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+        self.environment = {**os.environ, **(environment or {}), **token}
+        head = ["--head", "--port", self.address.partition(":")[2], "--ray-client-server-port", str(free_port())]
+        head += ["--num-cpus=0", f"--include-dashboard={dashboard}", f"--dashboard-port={free_port()}"]
+        worker = ["--address", self.address, f"--num-cpus={cpus}"]
+        self.head, *self.workers = (self._node(n, worker if n else head) for n in range(workers + 1))
+
+    def _node(self, number: int, arguments: list[str]) -> Node:
+        folder = self.folder / f"n{number}"
+        common = [f"--node-ip-address={self._net}.{number + 1}", f"--temp-dir={folder}", "--disable-usage-stats"]
+        common += [f"--object-store-memory={OBJECT_STORE_BYTES}", f"--dashboard-agent-listen-port={free_port()}"]
+        command = [*RAY, "start", "--block", *arguments, *common]
+        return Node(command, self.environment, folder, self.folder / f"n{number}.log")
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The head, then the workers."""
+        return [self.head, *self.workers]
+
+    def __enter__(self) -> "Cluster":
+        """Start every node."""
+        try:
+            self.head.join()
+            for node in self.workers:
+                node.start()
+            for node in self.workers:
+                node.wait(node.joined, START_SECONDS, "the start of a node")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kill what is left of it."""
+        for node in reversed(self.nodes):
+            node.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def announce_end(self, node: Node, seconds: int) -> None:
+        """Tell Ray, as a cloud does before it takes a spot machine away, that `node` ends in `seconds`."""
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot machine taken away"]
+        command = [*RAY, "drain-node", "--address", self.address, "--node-id", node.node_id, *reason]
+        command += ["--deadline-remaining-seconds", str(seconds)]
+        subprocess.run(command, env=self.environment, check=True, capture_output=True, timeout=60)
+
+    def ask(self, code: str) -> str:
+        """What a Python program prints that is connected to the cluster."""
+        program = f"import ray; ray.init({self.address!r}, log_to_driver=False, logging_level='ERROR')\n{code}"
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=self.environment, check=True, capture_output=True, text=True, timeout=90)
+        return done.stdout
+
+    def placement_groups(self) -> list[str]:
+        """Those that still reserve something."""
+        table = "print(*(g['placement_group_id'] for g in ray.util.placement_group_table().values() "
+        return self.ask(f"import ray.util\n{table} if g['state'] != 'REMOVED'))").split()
+
+
+def free_port() -> int:
+    """A TCP port on which nobody listens now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def process_name(process: psutil.Process) -> str:
+    """Its name, or "" when it has ended."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _title(process: psutil.Process) -> str:
+    return " ".join(_command_line(process)).strip()
