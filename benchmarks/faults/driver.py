@@ -3,11 +3,14 @@
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.processes import Program
+import psutil
+
+from benchmarks.faults.processes import Program, trial_processes
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "train/seconds", "peak_memory_bytes", "system/")
@@ -15,15 +18,38 @@ TIMES = ("seconds", "train/seconds", "peak_memory_bytes", "system/")
 
 
 class Driver(Program):
-    """`python -m benchmarks.faults.study` with its results below `folder`."""
+    """A study's program, run in `folder`, where its results are by default."""
 
-    def __init__(self, folder: Path, flags: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        flags: Sequence[str],
+        environment: Mapping[str, str],
+        program: Sequence[str] = ("-m", "benchmarks.faults.study"),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "benchmarks.faults.study", *flags]
+        command = [sys.executable, *program, *flags]
         ours = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         earlier = environment.get("PYTHONPATH")
         ours |= {"PYTHONPATH": f"{earlier}{os.pathsep}{ROOT}"} if earlier else {}
         super().__init__(command, {**os.environ, **environment, **ours}, folder, folder / "driver.log")
+
+    def await_line(self, text: str, seconds: float = 120) -> None:
+        """Wait until it has printed `text` since its start."""
+        self.wait(lambda: text in self.output(), seconds, f"the line {text!r}")
+
+    def await_end(self, seconds: float = 180) -> int:
+        """Wait until it ends by itself; its exit code."""
+        deadline = time.monotonic() + seconds
+        while self.running:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the study did not end in {seconds:.0f} s: {self.tail()}")
+            time.sleep(0.1)
+        return self.exit_code or 0
+
+    def trials(self) -> list[psutil.Process]:
+        """Its processes that hold a trial, where Ray runs on this machine for it alone."""
+        return trial_processes(self.members())
 
 
 def small(num_steps: int, eval_interval: int) -> list[str]:

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.faults.processes import Program
+from benchmarks.faults.processes import Program, process_name, title, trial_processes
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-HELPERS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 START_SECONDS = 180
 OBJECT_STORE_BYTES = 80_000_000
 """About the least that Ray accepts."""
@@ -43,7 +42,7 @@ class Node(Program):
     @property
     def node_id(self) -> str:
         """Ray's hexadecimal id of the node."""
-        lines = (" ".join(_command_line(process)) for process in self.members())
+        lines = (title(process) for process in self.members())
         return next(found[1] for line in lines if (found := re.search(r"raylet .*--node_id=([0-9a-f]+)", line)))
 
     @property
@@ -53,8 +52,7 @@ class Node(Program):
 
     def trials(self) -> list[psutil.Process]:
         """Its processes that hold a trial (or a worker of one)."""
-        titles = [(process, _title(process)) for process in self.members()]
-        return [process for process, title in titles if title.startswith("ray::") and not title.startswith(HELPERS)]
+        return trial_processes(self.members())
 
 
 class Cluster:
@@ -143,22 +141,3 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
-
-
-def process_name(process: psutil.Process) -> str:
-    """Its name, or "" when it has ended."""
-    try:
-        return process.name()
-    except psutil.NoSuchProcess:
-        return ""
-
-
-def _command_line(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _title(process: psutil.Process) -> str:
-    return " ".join(_command_line(process)).strip()

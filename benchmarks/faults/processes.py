@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+
+HELPERS = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 class Program:
@@ -106,3 +108,25 @@ def marked(name: str, value: str) -> Iterator[psutil.Process]:
                 yield process
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
+
+
+def process_name(process: psutil.Process) -> str:
+    """Its name, or "" when it has ended."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def title(process: psutil.Process) -> str:
+    """Its command line, or "" when it has ended; Ray's workers say there what they do."""
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def trial_processes(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those of Ray's that hold a trial, or a worker of one."""
+    titles = [(process, title(process)) for process in processes]
+    return [process for process, name in titles if name.startswith("ray::") and not name.startswith(HELPERS)]

@@ -1,0 +1,83 @@
+"""A study of two trials, undisturbed once, for all tests to compare with."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import audit, disks
+from benchmarks.faults.driver import Driver, Recorded, recorded, small
+from benchmarks.faults.tracker import TrackingServer
+
+STEPS, INTERVAL = 60, 5
+PROGRAM = (str(Path(__file__).parent / "pair_study.py"),)
+
+
+@dataclasses.dataclass
+class Pair:
+    """The study in a folder of its own, on sqlite unless told otherwise."""
+
+    driver: Driver
+    uri: str
+    output: Path
+    reference: str
+
+    def trials(self) -> dict[str, Recorded]:
+        return {trial.name.split()[0]: trial for trial in recorded(self.uri)[0]}
+
+    def kill_trials(self) -> None:
+        for process in self.driver.trials():
+            process.kill()
+
+    def checkpoints(self, arm: str) -> list[Path]:
+        """The files of the trial of `arm` (the only folder whose name its run has), oldest first."""
+        key = self.trials()[arm].tags["trial_key"]
+        return sorted((self.output / "faults/trials" / key).glob("step-*.safetensors"))
+
+    def wrong(self) -> list[str]:
+        """What differs from the undisturbed study, or is left over."""
+        left = [f"of the driver: {process}" for process in self.driver.members()]
+        return audit.of_records(self.uri, self.reference, 2) + audit.of_folder(self.output / "faults") + left
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> str:
+    """Tracking URI of the undisturbed study."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    driver = Driver(folder, ["--seeds", "1", *small(STEPS, INTERVAL)], {}, PROGRAM)
+    driver.start()
+    try:
+        assert driver.await_end() == 0, driver.output()
+    finally:
+        driver.kill()
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+@pytest.fixture
+def study(tmp_path, undisturbed) -> Iterator[Callable[..., Pair]]:
+    """Makes studies, with other flags or another environment; kills what is left of them."""
+    with ExitStack() as stack:
+
+        def make(*flags: str, tracker: TrackingServer | None = None, **environment: str) -> Pair:
+            uri = tracker.uri if tracker else f"sqlite:///{tmp_path / 'mlflow.db'}"
+            common = ["--seeds", "1", *small(STEPS, INTERVAL), "--tracking-uri", uri]
+            driver = Driver(tmp_path, [*common, *flags], environment, PROGRAM)
+            stack.callback(driver.kill)
+            return Pair(driver, uri, tmp_path / "results", undisturbed)
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[TrackingServer]:
+    """An MLflow server for the tests of one file; each leaves it running."""
+    with TrackingServer(tmp_path_factory.mktemp("mlflow")) as tracker:
+        yield tracker
+
+
+@pytest.fixture
+def may_mount() -> None:
+    if not disks.can_mount():
+        pytest.skip("needs root, to mount a file system that is full or read-only")
