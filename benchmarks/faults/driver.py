@@ -29,16 +29,16 @@ class Driver(Program):
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, *program, *flags]
-        ours = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+        ours = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **UNHURRIED}
         earlier = environment.get("PYTHONPATH")
         ours |= {"PYTHONPATH": f"{earlier}{os.pathsep}{ROOT}"} if earlier else {}
         super().__init__(command, {**os.environ, **environment, **ours}, folder, folder / "driver.log")
 
-    def await_line(self, text: str, seconds: float = 120) -> None:
+    def await_line(self, text: str, seconds: float = 300) -> None:
         """Wait until it has printed `text` since its start."""
         self.wait(lambda: text in self.output(), seconds, f"the line {text!r}")
 
-    def await_end(self, seconds: float = 180) -> int:
+    def await_end(self, seconds: float = 400) -> int:
         """Wait until it ends by itself; its exit code."""
         deadline = time.monotonic() + seconds
         while self.running:

@@ -16,7 +16,7 @@ import psutil
 from benchmarks.faults.processes import Program, process_name, title, trial_processes
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-START_SECONDS = 180
+START_SECONDS = 300
 OBJECT_STORE_BYTES = 80_000_000
 """About the least that Ray accepts."""
 
@@ -74,7 +74,7 @@ class Cluster:
         dashboard: bool = False,
     ) -> None:
         # Ray's sockets lie in it: their paths must stay below 108 characters.
-        self.folder = Path(tempfile.mkdtemp(prefix="sr"))
+        self.folder = Path(tempfile.mkdtemp(prefix="faults-"))
         # Every cluster of this machine has a net of its own.
         self._net = f"127.{2 + os.getpid() % 250}.{1 + secrets.randbelow(250)}"
         self.address = f"{self._net}.1:{free_port()}"

@@ -1,6 +1,7 @@
 """A study of two trials, undisturbed once, for all tests to compare with."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -71,10 +72,23 @@ def study(tmp_path, undisturbed) -> Iterator[Callable[..., Pair]]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[TrackingServer]:
-    """An MLflow server for the tests of one file; each leaves it running."""
+def running_server(tmp_path_factory) -> Iterator[TrackingServer]:
     with TrackingServer(tmp_path_factory.mktemp("mlflow")) as tracker:
         yield tracker
+
+
+@pytest.fixture
+def server(running_server) -> TrackingServer:
+    """An MLflow server, whatever the test before has done to it, that knows nothing of the study."""
+    from mlflow import MlflowClient
+
+    if not running_server.running:
+        running_server.begin()
+    running_server.go_on()
+    client = MlflowClient(running_server.uri)
+    if experiment := client.get_experiment_by_name("faults"):
+        client.rename_experiment(experiment.experiment_id, f"of an earlier test {time.time_ns()}")
+    return running_server
 
 
 @pytest.fixture
