@@ -31,7 +31,6 @@ from benchmarks.faults.nodes import Cluster
 from benchmarks.faults.tracker import TrackingServer
 from benchmarks.faults.world import World
 
-MARKER = "SIGMA_RAY_FAULTS"
 VOLUME_MEGABYTES = 256
 IN_TRIALS = 0.75
 """Share of the faults that wait until a trial runs; the others may also hit what is just starting."""
@@ -121,7 +120,7 @@ def main(flags: Flags) -> None:
 def _compare(flags: Flags, folder: Path) -> list[str]:
     seeds, faults = (1, max(1, flags.faults // 3)) if flags.quick else (3, flags.faults)
     study = ["--seeds", str(seeds), *small(flags.num_steps, flags.num_steps // 10)]
-    environment = {MARKER: str(folder), "SIGMA_RAY_CACHE": str(folder / "cache")}
+    environment = {"SIGMA_RAY_CACHE": str(folder / "cache")}
     calm = Driver(folder / "calm", [*study, "--jobs", "2"], environment)
     began = time.monotonic()
     try:
@@ -158,7 +157,7 @@ def _compare(flags: Flags, folder: Path) -> list[str]:
         wall = time.monotonic() - began
         _print(schedule, world, undisturbed, wall)
         wrong = [f"{len(schedule.names)} faults found no time to happen"] if schedule.names else []
-        return wrong + _audit(world, f"sqlite:///{calm.folder / 'mlflow.db'}", 4 * seeds, [calm, driver], folder)
+        return wrong + _audit(world, f"sqlite:///{calm.folder / 'mlflow.db'}", 4 * seeds, [calm, driver])
 
 
 def _draw(rng: random.Random, names: list[str], count: int) -> list[str]:
@@ -167,13 +166,12 @@ def _draw(rng: random.Random, names: list[str], count: int) -> list[str]:
     return list(itertools.islice(shuffled, count))
 
 
-def _audit(world: World, reference: str, expected: int, drivers: list[Driver], folder: Path) -> list[str]:
-    for node in world.cluster.nodes:
-        node.wait(node.joined, 120, "the return of a node")
+def _audit(world: World, reference: str, expected: int, drivers: list[Driver]) -> list[str]:
+    world.cluster.heal()
     wrong = audit.of_records(world.tracker.uri, reference, expected)
     wrong += audit.of_cluster(world.cluster)
     wrong += audit.of_folder(world.disk / "faults")
-    wrong += audit.of_processes(world.cluster, drivers, (MARKER, str(folder)))
+    wrong += audit.of_processes(world.cluster, drivers)
     trials, others = recorded(world.tracker.uri)
     print(f"attempts of {len(trials)} trials: {sum(trial.attempts for trial in trials)}")
     print(f"invocations: {dict(Counter(run.info.status for run in others))}")

@@ -1,13 +1,13 @@
 """What must be true when everything that could break has broken, and the study has ended all the same."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.faults.driver import Driver, recorded
 from benchmarks.faults.nodes import Cluster
-from benchmarks.faults.processes import marked
 
 
 def of_records(uri: str, reference_uri: str, expected: int) -> list[str]:
@@ -36,12 +36,15 @@ def of_folder(folder: Path) -> list[str]:
     return sorted({f"left on disk: {path.relative_to(folder)}" for wild in waste for path in folder.glob(wild)})
 
 
-def of_processes(cluster: Cluster, drivers: Sequence[Driver], marker: tuple[str, str]) -> list[str]:
+def of_processes(cluster: Cluster, drivers: Sequence[Driver]) -> list[str]:
     """Processes that outlived what they belong to: call it while the cluster still runs and no driver does."""
+    deadline = time.monotonic() + 10
+    while cluster.trials() and time.monotonic() < deadline:
+        time.sleep(0.2)  # Ray ends the processes of a driver that has gone
     found = [f"of a driver: {process}" for driver in drivers for process in driver.members()]
-    found += [f"of a trial, on node {n}: {p}" for n, node in enumerate(cluster.nodes) for p in node.trials()]
+    found += [f"of a trial: {process}" for process in cluster.trials()]
     known = {process.pid for node in cluster.nodes for process in node.members()} | {os.getpid()}
-    return found + [f"of nobody: {process}" for process in marked(*marker) if process.pid not in known]
+    return found + [f"of nobody: {process}" for process in cluster.marked() if process.pid not in known]
 
 
 def of_cluster(cluster: Cluster) -> list[str]:

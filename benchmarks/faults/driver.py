@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from benchmarks.faults.processes import Program, trial_processes
+from benchmarks.faults.processes import Program
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "train/seconds", "peak_memory_bytes", "system/")
@@ -29,7 +27,7 @@ class Driver(Program):
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, *program, *flags]
-        ours = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **UNHURRIED}
+        ours = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
         earlier = environment.get("PYTHONPATH")
         ours |= {"PYTHONPATH": f"{earlier}{os.pathsep}{ROOT}"} if earlier else {}
         super().__init__(command, {**os.environ, **environment, **ours}, folder, folder / "driver.log")
@@ -46,10 +44,6 @@ class Driver(Program):
                 raise RuntimeError(f"the study did not end in {seconds:.0f} s: {self.tail()}")
             time.sleep(0.1)
         return self.exit_code or 0
-
-    def trials(self) -> list[psutil.Process]:
-        """Its processes that hold a trial, where Ray runs on this machine for it alone."""
-        return trial_processes(self.members())
 
 
 def small(num_steps: int, eval_interval: int) -> list[str]:

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.faults.processes import Program, process_name, title, trial_processes
+from benchmarks.faults.processes import Program, marked, process_name, title, trial_processes
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
-START_SECONDS = 300
+START_SECONDS, TRIES = 300, 3
+IMPATIENT = "timed out during startup"
+"""What Ray says after 30 s, which on a machine that has too much to do is too early."""
+MARKER = "SIGMA_RAY_FAULTS"
 OBJECT_STORE_BYTES = 80_000_000
 """About the least that Ray accepts."""
 
@@ -35,9 +38,21 @@ class Node(Program):
         return "Ray runtime started" in self.output()
 
     def join(self) -> None:
-        """Start it and wait until it belongs to the cluster."""
+        """Start it and wait until it belongs to the cluster; once more where Ray was not patient enough."""
         self.start()
-        self.wait(self.joined, START_SECONDS, "the start of a node")
+        self.await_joined()
+
+    def await_joined(self) -> None:
+        """Wait for the end of its start, as `join` does."""
+        for _ in range(TRIES):
+            try:
+                return self.wait(self.joined, START_SECONDS, "the start of a node")
+            except RuntimeError as error:
+                if IMPATIENT not in str(error):
+                    raise
+                self.kill()
+                self.start()
+        raise RuntimeError(f"a node did not start in {TRIES} tries: {self.tail()}")
 
     @property
     def node_id(self) -> str:
@@ -79,7 +94,7 @@ class Cluster:
         self._net = f"127.{2 + os.getpid() % 250}.{1 + secrets.randbelow(250)}"
         self.address = f"{self._net}.1:{free_port()}"
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-        self.environment = {**os.environ, **(environment or {}), **token}
+        self.environment = {**os.environ, **(environment or {}), **token, MARKER: str(self.folder)}
         head = ["--head", "--port", self.address.partition(":")[2], "--ray-client-server-port", str(free_port())]
         head += ["--num-cpus=0", f"--include-dashboard={dashboard}", f"--dashboard-port={free_port()}"]
         worker = ["--address", self.address, f"--num-cpus={cpus}"]
@@ -104,7 +119,7 @@ class Cluster:
             for node in self.workers:
                 node.start()
             for node in self.workers:
-                node.wait(node.joined, START_SECONDS, "the start of a node")
+                node.await_joined()
         except BaseException:
             self.__exit__()
             raise
@@ -115,6 +130,24 @@ class Cluster:
         for node in reversed(self.nodes):
             node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def heal(self) -> None:
+        """Start again what has died."""
+        if not self.head.alive:
+            self.head.kill()
+            self.head.join()
+        for node in self.workers:
+            if not (node.alive and node.joined()):
+                node.kill()
+                node.join()
+
+    def trials(self) -> list[psutil.Process]:
+        """Processes that hold a trial, on any node."""
+        return [process for node in self.nodes for process in node.trials()]
+
+    def marked(self) -> list[psutil.Process]:
+        """Every process that was started with `environment`, on a node or beside it."""
+        return list(marked(MARKER, str(self.folder)))
 
     def announce_end(self, node: Node, seconds: int) -> None:
         """Tell Ray, as a cloud does before it takes a spot machine away, that `node` ends in `seconds`."""

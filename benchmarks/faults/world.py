@@ -86,7 +86,7 @@ class World:
 
     def running_trials(self) -> list[psutil.Process]:
         """Processes with a trial."""
-        return [process for node in self.workers() for process in node.trials()]
+        return self.cluster.trials()
 
     def checkpoints(self) -> list[Path]:
         """The newest checkpoint of every unfinished trial that has two: the one before it has to do."""

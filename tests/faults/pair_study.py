@@ -1,20 +1,12 @@
-"""Two trials of seconds, as a program: `python pair_study.py [flags]`. The second arm is there to be left alone."""
+"""Two trials of seconds and about one length, as a program: `python pair_study.py [flags]`."""
 
-from sigma_ray.study import Arm, Study, change, replace
+from sigma_ray.study import Arm, Study, change
 from trainables.cli import main
 
 STUDY = Study(
     name="faults",
     question="Does it end well?",
-    arms=lambda profile: [Arm(name="sigma"), Arm(name="fixed", edits=(replace("adapter", "fixed"),))],
-)
-DIVERGING = Study(
-    name="faults",
-    question="Does one trial's end leave the other alone?",
-    arms=lambda profile: [
-        Arm(name="sigma", edits=(change("train.learning_rate", 1e30), change("train.clip_grad_norm", None))),
-        Arm(name="fixed", edits=(replace("adapter", "fixed"),)),
-    ],
+    arms=lambda profile: [Arm(name="sigma"), Arm(name="wide", edits=(change("adapter.bottleneck_dim", 16),))],
 )
 
 if __name__ == "__main__":
