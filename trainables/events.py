@@ -21,7 +21,7 @@ from trainables.trial import EXAMPLES_FILE, MODEL_FILE, Spec, label
 MAX_CRASHES = 3
 """How often in a row a trial may die without having come further before it counts as failed."""
 SWEEP_S = 10.0
-_OUT_OF_MEMORY = ("running low on memory", "OutOfMemoryError", "OOM")
+_OUT_OF_MEMORY = ("running low on memory", "OUT_OF_MEMORY", "OutOfMemoryError")
 
 
 def _guarded(method: Callable[..., None]) -> Callable[..., None]:
@@ -157,4 +157,5 @@ def _reason(trial: Any) -> str:
     path = trial.error_file  # of the newest attempt
     lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()] if path else []
     causes = [line for line in lines if line.startswith("The actor") and " because " in line]
-    return (causes or lines or ["its process ended"])[-1][:500]
+    said = (causes or lines or ["its process ended"])[-1]
+    return said.partition(" Some common causes")[0][:500]  # guesses of Ray's, the kernel's OOM killer among them
