@@ -185,6 +185,9 @@ class Runs:
     def _end(self, event: Event, _: bool) -> None:
         known = self._started(event)
         if known.status != "FINISHED":
+            # The next attempt overwrites the run's reason; each attempt's own stays.
+            ended = f"attempt.{known.tags.get('attempts', '1')}"
+            self.client.set_tag(known.run_id, ended, event["reason"][:MAX_TAG_CHARS])
             self._end_run(known, event["status"], event["reason"], event["time"])
 
     # -- shared by them --------------------------------------------------------------

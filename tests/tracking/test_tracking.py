@@ -62,7 +62,7 @@ def test_a_second_attempt_continues_the_same_run(ledger: Ledger, uri: str, tmp_p
     second.log("k0", [{"step": 20, "val/miou": 9.0, "train/loss": 1.0}, {"step": 30, "val/miou": 0.3}])
     second.finish("k0", {"val/miou": 0.3})
     row = second.finished()["k0"]
-    assert row.tags["attempts"] == "2"
+    assert row.tags["attempts"] == "2" and row.tags["attempt.1"] == "out of memory"
     assert row.tags["invocation"] == invocation
     assert second.history(row.run_id, "val/miou") == [(10, 0.1), (20, 0.2), (30, 0.3)]
     assert second.history(row.run_id, "train/loss") == [(20, 1.0)]
