@@ -157,5 +157,6 @@ def _reason(trial: Any) -> str:
     path = trial.error_file  # of the newest attempt
     lines = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()] if path else []
     causes = [line for line in lines if line.startswith("The actor") and " because " in line]
-    said = (causes or lines or ["its process ended"])[-1]
+    named = [line for line in lines if line.startswith("ray.exceptions.")]
+    said = (causes or named or lines or ["its process ended"])[-1]
     return said.partition(" Some common causes")[0][:500]  # guesses of Ray's, the kernel's OOM killer among them

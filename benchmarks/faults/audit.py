@@ -32,7 +32,16 @@ def of_records(uri: str, reference_uri: str, expected: int) -> list[str]:
 
 def of_folder(folder: Path) -> list[str]:
     """Files below a study's folder that only an unfinished study needs."""
-    waste = ("trials/*", "trials/**/.*", "spool/*.jsonl", "spool/*.delivered", "spool/*.tmp", "ray", "command.json")
+    waste = (
+        "trials/*",
+        "trials/**/.*",
+        ".storage-*",
+        "spool/*.jsonl",
+        "spool/*.delivered",
+        "spool/*.tmp",
+        "ray",
+        "command.json",
+    )
     return sorted({f"left on disk: {path.relative_to(folder)}" for wild in waste for path in folder.glob(wild)})
 
 

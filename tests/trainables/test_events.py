@@ -20,15 +20,16 @@ KILLED = (
 )
 NODE_LOST = "The actor died because its node has died. Node Id: d64064818acce6d11a3a2fc2feeddd9f969895c43eb71eb5"
 CROWDED_OUT = "The actor is dead because 1 worker(s) were killed due to the node running low on memory. Memory"
+GONE = "ray.exceptions.ActorDiedError: The actor died unexpectedly before finishing this task."
 
 
-@pytest.mark.parametrize(("words", "divisor"), [(KILLED, 1), (NODE_LOST, 1), (CROWDED_OUT, 2)])
+@pytest.mark.parametrize(("words", "divisor"), [(KILLED, 1), (NODE_LOST, 1), (CROWDED_OUT, 2), (GONE, 1)])
 def test_only_too_little_memory_cuts_batches(tmp_path, monkeypatch, words, divisor):
     monkeypatch.setattr(placement, "remove_orphans", lambda: 0)
     spec = Spec(key="k", arm="a", seed=0, config=to_dict(profiles.load("demo")), folder=str(tmp_path / "trial"))
     ledger, console = MagicMock(), MagicMock()
     events = Events(ledger, console, {"a / seed 0": spec})
-    (tmp_path / "error.txt").write_text(f"Traceback (most recent call last):\n{words}\n")
+    (tmp_path / "error.txt").write_text(f"Traceback (most recent call last):\n{words}\n\tactor_id: c2\n")
     trial = SimpleNamespace(config={"arm": "a", "seed": 0}, error_file=str(tmp_path / "error.txt"))
     events.on_trial_recover(0, [trial], trial)
     assert events.problems == []
