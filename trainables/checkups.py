@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from trainables import connection, nodes, preflight, storage
-from trainables.findings import Finding, ok, problem
+from trainables.findings import Finding, ok, refused, warning
 
 EXPERIMENT = "sigma_ray doctor"
 LOW_BYTES = 5 * 10**9
@@ -69,7 +69,7 @@ def _server_version(uri: str) -> Finding:
     if theirs.split(".")[0] == mine.split(".")[0]:
         return ok("tracking", f"MLflow {mine}, server {theirs}")
     remedy = f"install mlflow {theirs} here, or {mine} there"
-    return Finding(status="warning", check="tracking", detail=f"MLflow {mine}, but server {theirs}", remedy=remedy)
+    return warning("tracking", f"MLflow {mine}, but server {theirs}", remedy)
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def connected(address: str | None) -> Iterator[tuple[bool, list[Finding]]]:
         local = {"include_dashboard": False} if place == "local" else {}
         connection.connect(place, log_to_driver=False, logging_level=logging.ERROR, **local)
     except Exception as error:
-        yield False, [problem("ray", error)]
+        yield False, [refused("ray", error)]
         return
     try:
         there = "starts on this machine" if place == "local" else f"answers at {place}"
@@ -108,11 +108,10 @@ def authentication() -> Finding:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:  # pyright: ignore[reportAttributeAccessIssue]
             return ok("ray token", f"wanted; here from {connection.token_source()}")
         return ok("ray token", "the cluster takes no plain connection")
-    return Finding(
-        status="warning",
-        check="ray token",
-        detail="the cluster takes everybody who reaches its ports, and runs what they send",
-        remedy="start its nodes with RAY_AUTH_MODE=token and one token (docs/cluster.md)",
+    return warning(
+        "ray token",
+        "the cluster takes everybody who reaches its ports, and runs what they send",
+        "start its nodes with RAY_AUTH_MODE=token and one token (docs/cluster.md)",
     )
 
 
@@ -123,11 +122,10 @@ def state_api() -> Finding:
     try:
         found = list_nodes(timeout=10, raise_on_missing_output=False)
     except Exception as error:
-        return Finding(
-            status="warning",
-            check="ray state api",
-            detail=f"does not answer ({_first(error)})",
-            remedy="start the head with --include-dashboard=true and ray[default] installed",
+        return warning(
+            "ray state api",
+            f"does not answer ({_first(error)})",
+            "start the head with --include-dashboard=true and ray[default] installed",
         )
     return ok("ray state api", f"answers, {len(found)} nodes")
 
@@ -144,7 +142,7 @@ def ray_cluster() -> Iterator[Finding]:
         yield ok("ray resources", detail)
     else:
         remedy = "add workers; an autoscaler starts them once a study waits"
-        yield Finding(status="warning", check="ray resources", detail=detail, remedy=remedy)
+        yield warning("ray resources", detail, remedy)
 
 
 def shared_storage(output: Path) -> Iterator[Finding]:
@@ -155,7 +153,7 @@ def shared_storage(output: Path) -> Iterator[Finding]:
     if least >= LOW_BYTES:
         yield ok("storage", detail)
     else:
-        yield Finding(status="warning", check="storage", detail=detail, remedy="free some space before a long study")
+        yield warning("storage", detail, "free some space before a long study")
 
 
 def _first(error: Exception) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from trainables import checkups, leftovers, node_checks
-from trainables.findings import Finding, problem
+from trainables.findings import Finding, refused
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
@@ -68,7 +68,7 @@ def guarded(check: str, examine: Callable[[], Iterable[Finding]]) -> Iterator[Fi
     try:
         yield from examine()
     except Exception as error:
-        yield problem(check, error)
+        yield refused(check, error)
 
 
 def show(findings: Iterable[Finding]) -> int:

@@ -19,10 +19,18 @@ def ok(check: str, detail: str) -> Finding:
     return Finding(status="ok", check=check, detail=detail)
 
 
-def problem(check: str, error: Exception) -> Finding:
-    """An error as a finding; this project's own say the way out behind their last semicolon."""
+def warning(check: str, detail: str, remedy: str) -> Finding:
+    """A study can run, but not as it should."""
+    return Finding(status="warning", check=check, detail=detail, remedy=remedy)
+
+
+def problem(check: str, detail: str, remedy: str) -> Finding:
+    """A study cannot run, or its results could not be trusted."""
+    return Finding(status="problem", check=check, detail=detail, remedy=remedy)
+
+
+def refused(check: str, error: Exception) -> Finding:
+    """An error as a problem; this project's own say the way out behind their last semicolon."""
     text = " ".join(str(error).split())
     detail, _, remedy = text.rpartition("; ") if isinstance(error, ValueError) else ("", "", "")
-    return Finding(
-        status="problem", check=check, detail=detail or f"{type(error).__name__}: {text}"[:500], remedy=remedy
-    )
+    return problem(check, detail or f"{type(error).__name__}: {text}"[:500], remedy)

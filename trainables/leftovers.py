@@ -8,7 +8,7 @@ from sigma_ray import tracker_uri
 from sigma_ray.mlflow_client import connect
 from sigma_ray.tracking import Ledger
 from trainables import preflight, unfinished
-from trainables.findings import Finding, ok
+from trainables.findings import Finding, ok, warning
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,20 +45,18 @@ def _repair(client: "MlflowClient", uri: str, folder: Path) -> Iterator[Finding]
         if waiting > left:
             yield ok("studies", f"{name}: events of {waiting - left} interrupted commands were brought to MLflow")
         if left:
-            yield Finding(
-                status="warning",
-                check="studies",
-                detail=f"{name}: events of {left} commands wait for another tracking store",
-                remedy=f"run the doctor with the --tracking-uri that {name} was run with",
+            yield warning(
+                "studies",
+                f"{name}: events of {left} commands wait for another tracking store",
+                f"run the doctor with the --tracking-uri that {name} was run with",
             )
         if stale:
             yield ok("studies", f"{name}: {stale} runs of a dead driver were RUNNING in MLflow, and are KILLED now")
     if (folder / unfinished.COMMAND_FILE).exists():
-        yield Finding(
-            status="warning",
-            check="studies",
-            detail=f"{name} was interrupted",
-            remedy=f"python -m studies.resume --output {folder.parent}",
+        yield warning(
+            "studies",
+            f"{name} was interrupted",
+            f"python -m studies.resume --output {folder.parent}",
         )
 
 
@@ -70,11 +68,10 @@ def _elsewhere(client: "MlflowClient", seen: set[str]) -> Iterator[Finding]:
         query = "attributes.status = 'RUNNING' AND tags.trial_key != ''"
         running = client.search_runs([experiment.experiment_id], query, max_results=1000)
         if running:
-            yield Finding(
-                status="warning",
-                check="studies",
-                detail=f"{experiment.name}: {len(running)} runs are RUNNING in MLflow, but it has no folder here",
-                remedy=f"if nothing runs, give the doctor the --output that {experiment.name} had",
+            yield warning(
+                "studies",
+                f"{experiment.name}: {len(running)} runs are RUNNING in MLflow, but it has no folder here",
+                f"if nothing runs, give the doctor the --output that {experiment.name} had",
             )
 
 
@@ -84,11 +81,10 @@ def placement_groups() -> Iterator[Finding]:
 
     held = placement.orphans()
     if held:
-        yield Finding(
-            status="warning",
-            check="placement groups",
-            detail=f"{len(held)} hold resources for processes that are dead",
-            remedy="end the job that made them (`ray job list`, `ray job stop`); a running study frees its own",
+        yield warning(
+            "placement groups",
+            f"{len(held)} hold resources for processes that are dead",
+            "end the job that made them (`ray job list`, `ray job stop`); a running study frees its own",
         )
     else:
         yield ok("placement groups", "none is held for a dead process")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables import inspection, nodes
-from trainables.findings import Finding, ok
+from trainables.findings import Finding, ok, problem, warning
 
 SKEW_S = 5.0
 """Difference between two clocks from which on times in MLflow mislead."""
@@ -23,7 +23,7 @@ def every_node(weights: str | None, data_root: str | None) -> Iterator[Finding]:
     ended = time.time()
     for node, reason in sorted(problems.items()):
         remedy = "install the project there as here (docs/cluster.md), or take the node away"
-        yield Finding(status="problem", check="nodes", detail=f"{node}: {reason}", remedy=remedy)
+        yield problem("nodes", f"{node}: {reason}", remedy)
     given = {node["NodeID"]: node["Resources"].get("GPU", 0) for node in ray.nodes()}
     mine = {
         "software": inspection.software(),
@@ -49,24 +49,24 @@ def compare(
     other = [f"{k} {v} (here {mine['software'][k]})" for k, v in theirs["software"].items() if v != mine["software"][k]]
     if other:
         remedy = "install the same commit with the same lock file on every node"
-        yield Finding(status="problem", check="software", detail=f"{node} has {', '.join(other)}", remedy=remedy)
+        yield problem("software", f"{node} has {', '.join(other)}", remedy)
     else:
         yield ok("software", f"{node} as here: {_brief(mine['software'])}")
     if theirs["bundled"]:
         remedy = "reinstall the package there"
-        yield Finding(status="problem", check="bundled weights", detail=f"{node}: {theirs['bundled']}", remedy=remedy)
+        yield problem("bundled weights", f"{node}: {theirs['bundled']}", remedy)
     for what, flag in (("weights", "--weights"), ("data", "--data-root")):
         if mine[what] is not None and theirs[what] != mine[what]:
             detail = f"{node} has {theirs[what]}, here {mine[what]}"
             remedy = f"put what {flag} names at the same path on every node, best on shared storage"
-            yield Finding(status="problem", check=what, detail=detail, remedy=remedy)
+            yield problem(what, detail, remedy)
         elif mine[what] is not None:
             yield ok(what, f"{node} as here: {mine[what]}")
     yield from _gpus(node, theirs["gpus"], given_gpus)
     skew = max(asked[0] - theirs["clock"], theirs["clock"] - asked[1], 0.0)
     if skew > SKEW_S:
         detail = f"{node}: its clock differs by {skew:.0f} s or more"
-        yield Finding(status="warning", check="clock", detail=detail, remedy="run a time service (chrony) there")
+        yield warning("clock", detail, "run a time service (chrony) there")
 
 
 def _gpus(node: str, found: Mapping[str, Any], given: float) -> Iterator[Finding]:
@@ -77,11 +77,11 @@ def _gpus(node: str, found: Mapping[str, Any], given: float) -> Iterator[Finding
             f"{node}: {kinds or 'GPUs unknown'}, of which PyTorch can use {found['torch']} ({found['error'] or 'no'})"
         )
         remedy = "install a driver for the CUDA that PyTorch was built with (`python -m torch.utils.collect_env`)"
-        yield Finding(status="problem", check="gpus", detail=detail, remedy=remedy)
+        yield problem("gpus", detail, remedy)
     elif given != seen:
         detail = f"{node}: Ray hands out {given:g} GPUs, the driver has {seen}"
         remedy = "start Ray there with --num-gpus, if it is not on purpose"
-        yield Finding(status="warning", check="gpus", detail=detail, remedy=remedy)
+        yield warning("gpus", detail, remedy)
     elif seen:
         yield ok("gpus", f"{node}: {kinds}, CUDA {found['cuda']}")
 
