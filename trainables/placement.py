@@ -18,10 +18,15 @@ _GROUP = vars(gcs_pb2)["PlacementGroupTableData"]  # made at import, where type 
 def remove_orphans() -> int:
     """Free every placement group of this study's whose creator, an actor, is dead; return how many there were."""
     job = bytes.fromhex(ray.get_runtime_context().get_job_id())
-    orphans = [group for group in _table() if group.creator_job_id == job and _is_orphan(group)]
-    for group in orphans:
+    mine = [group for group in orphans() if group.creator_job_id == job]
+    for group in mine:
         remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
-    return len(orphans)
+    return len(mine)
+
+
+def orphans() -> list[Any]:
+    """Every placement group of the cluster whose creator, an actor, is dead."""
+    return [group for group in _table() if _is_orphan(group)]
 
 
 def _table() -> list[Any]:

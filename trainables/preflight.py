@@ -13,6 +13,10 @@ from sigma_ray.data import Data
 from trainables import connection
 
 
+class RunningError(ValueError):
+    """Another process holds the study."""
+
+
 def output_folder(path: Path) -> Path:
     """`path`, created, and proven writable."""
     try:
@@ -33,7 +37,7 @@ def study_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(
+        raise RunningError(
             f"this study is already running on {folder}; wait for it, stop it, or choose another --output."
         ) from None
     try:

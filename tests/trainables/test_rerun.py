@@ -27,7 +27,8 @@ def again(command: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess:
 def study(tmp_path_factory):
     """A study of which one trial diverges: its folder, and its runs by arm."""
     folder = tmp_path_factory.mktemp("study")
-    assert run("sigma,diverges", *ONE_SEED, cwd=folder).returncode == 1
+    done = run("sigma,diverges", *ONE_SEED, cwd=folder)
+    assert done.returncode == 1 and "1 not finished" in done.stdout, done.stdout + done.stderr
     return folder
 
 
