@@ -1,5 +1,6 @@
 """The batches of a trial: a pure function of seed and step, so that every arm sees the same and a resumed trial too."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -14,6 +15,22 @@ from sigma_ray.data._decoded import Decoded
 from sigma_ray.data.loader import Prefetcher
 from sigma_ray.evaluate import targets_of, to_device
 from sigma_ray.feature_cache import FeatureTable
+
+
+def sizes(config: TrialConfig, memory_divisor: int = 1) -> tuple[int, int]:
+    """Images at a time on a worker, in training and in evaluation, at a share of the usual memory.
+
+    What is configured is divided and rounded up, so that 1 is the least. The global batch stays as it is.
+    """
+    share = config.train.batch_size // config.num_workers
+    usual = min(config.train.micro_batch_size or share, share), config.train.eval_batch_size
+    training, evaluation = (math.ceil(size / memory_divisor) for size in usual)
+    return training, evaluation
+
+
+def can_divide(config: TrialConfig, memory_divisor: int) -> bool:
+    """Whether a larger divisor than `memory_divisor` would still lower `sizes`."""
+    return sizes(config, memory_divisor) != (1, 1)
 
 
 class Batches:

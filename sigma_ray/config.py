@@ -10,7 +10,7 @@ from typing import Any
 
 from sigma_ray import checks, components, tasks
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Part of every trial key. Raise it when a change of the code changes results."""
 
 
@@ -74,7 +74,11 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
-    """Everything that decides a trial's result. `adapter`, `head` and `data` are `Config`s of their components."""
+    """Everything that decides a trial's result, and the GPUs it gets, which do not.
+
+    `adapter`, `head` and `data` are `Config`s of their components. `gpus_per_worker` below 1 lets several trials of one
+    worker share a GPU, 0 keeps a trial on the CPU, None is one where the cluster has any.
+    """
 
     backbone: BackboneConfig
     adapter: Any
@@ -84,12 +88,19 @@ class TrialConfig:
     train: TrainConfig
     seed: int = 0
     num_workers: int = 1
+    gpus_per_worker: float | None = None
 
     def __post_init__(self) -> None:
         tasks.get(self.task)
         self._check_kinds()
         checks.non_negative("seed", self.seed)
         checks.positive("num_workers", self.num_workers)
+        share = self.gpus_per_worker
+        if share is not None and (not 0 <= share <= 1 or (self.num_workers > 1 and share not in (0, 1))):
+            raise ValueError(
+                f"gpus_per_worker must be between 0 and 1, and 0 or 1 with several workers, but got {share} with "
+                f"num_workers {self.num_workers}; workers that exchange gradients need a GPU each."
+            )
         if self.train.batch_size % self.num_workers:
             raise ValueError(
                 f"train.batch_size must be a multiple of num_workers, but got {self.train.batch_size} and "
@@ -202,14 +213,21 @@ def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def trial_key(config: TrialConfig, *, data_fingerprint: str, weights_fingerprint: str) -> str:
     """Hash of what decides the result: configuration, data and weights by content, and `CODE_VERSION`.
 
-    Paths (`data.root`, `backbone.weights`) are replaced by the fingerprints, so that the same trial has the same key
-    on every machine.
+    What `identity` leaves out is replaced by the fingerprints: the same trial has the same key on every machine.
     """
-    plain = to_dict(config)
-    plain["data"].pop("root", None)
+    plain = identity(config)
     plain["backbone"]["weights"] = weights_fingerprint
     text = json.dumps([CODE_VERSION, data_fingerprint, plain], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def identity(config: TrialConfig) -> dict[str, Any]:
+    """`to_dict` without what may differ between two attempts at one trial: paths, and the share of a GPU."""
+    plain = to_dict(config)
+    plain["data"].pop("root", None)
+    plain["backbone"].pop("weights")
+    plain.pop("gpus_per_worker")
+    return plain
 
 
 def _field(kind: str, owner: str, known: Mapping[str, dataclasses.Field], name: str) -> dataclasses.Field:

@@ -10,6 +10,7 @@ from sigma_ray import adapters, components, heads
 from sigma_ray import backbone as backbones
 from sigma_ray.config import TrialConfig
 from sigma_ray.data import Info
+from sigma_ray.parallel import WHOLE, Share
 
 NUM_SPREAD = 4
 
@@ -30,11 +31,11 @@ class Model(nn.Module):
         self.register_buffer("scale", (1 / (255 * std)).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, targets: dict[str, Tensor] | None = None) -> Any:
+    def forward(self, images: Tensor, targets: dict[str, Tensor] | None = None, share: Share = WHOLE) -> Any:
         """The loss against `targets`, or without them the head's predictions; `sigma_ray.heads` describes both.
 
-        `images` is (B, 3, H, W), uint8, or what `features` made of them. Loss and prediction share one entry because
-        DDP only watches `forward`.
+        `images` is (B, 3, H, W), uint8, or what `features` made of them; `share` is what they count for in a step's
+        loss. Loss and prediction have one entry because DDP only watches `forward`.
         """
         if images.dtype == torch.uint8:
             size: Any = tuple(images.shape[-2:])
@@ -42,7 +43,7 @@ class Model(nn.Module):
         else:
             size = self.image_size
             maps = self.backbone.from_prefix(images, *size)
-        return self.head.predict(maps, size) if targets is None else self.head.loss(maps, targets, size)
+        return self.head.predict(maps, size) if targets is None else self.head.loss(maps, targets, size, share)
 
     def features(self, images: Tensor) -> Tensor:
         """What the frozen leading blocks make of images: (B, S, N, D), see `Backbone.prefix`."""

@@ -1,25 +1,23 @@
 """The training loop. It knows neither Ray nor MLflow, and names no method: it is handed its outlets."""
 
-import math
 import time
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sigma_ray import memory, optim, rng, tasks
-from sigma_ray.batches import Batches
-from sigma_ray.checkpoint import Checkpoints, Snapshot
+from sigma_ray import batches, memory, optim, parallel, progress, rng, tasks
+from sigma_ray.checkpoint import Checkpoints
 from sigma_ray.config import TrainConfig, TrialConfig
 from sigma_ray.data import Info, Split
 from sigma_ray.evaluate import evaluate
-from sigma_ray.failures import CheckpointError, DataError, NonFiniteLossError, OutOfMemoryError
+from sigma_ray.failures import DataError, NonFiniteLossError, OutOfMemoryError, is_transient
 from sigma_ray.feature_cache import cached
 from sigma_ray.model import Model
+from sigma_ray.progress import Progress
 
 Report = Callable[[list[dict[str, float]]], None]
 """Takes the points since the last call; each is {"step": ..., "<metric>": ...}."""
@@ -38,18 +36,6 @@ class Data(Protocol):
         ...
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """What a trial has done so far; saved with every checkpoint."""
-
-    step: int = 0
-    train_seconds: float = 0.0
-    eval_seconds: float = 0.0
-    best_step: int = -1
-    best_value: float = math.nan
-    points: list[dict[str, float]] = field(default_factory=list)
-
-
 def fit(
     config: TrialConfig,
     model: Model,
@@ -58,11 +44,15 @@ def fit(
     report: Report,
     checkpoints: Checkpoints | None = None,
     device: torch.device | None = None,
+    memory_divisor: int = 1,
+    save_now: Callable[[], bool] = lambda: False,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> dict[str, float]:
     """Train `model` as `config` says, and test it once.
 
     Under an initialised `torch.distributed` group every rank takes its share of each global batch (gradients are
-    averaged over trainable parameters only) and of each evaluation (exact); rank 0 writes checkpoints.
+    summed over trainable parameters only) and of each evaluation (exact); rank 0 writes checkpoints. A step's gradient
+    does not depend on how its batch is cut, but for rounding and random numbers: `sigma_ray.parallel.Share`.
 
     Args:
         config: the resolved trial.
@@ -71,6 +61,10 @@ def fit(
         report: called on every rank after each evaluation. After a resume it first gets the earlier points again.
         checkpoints: where to save and resume; None for neither.
         device: defaults to the CPU.
+        memory_divisor: how many times fewer images at a time to work on than `config` says; no part of what decides
+            the result, so a checkpoint can be continued with another one.
+        save_now: asked on rank 0 every `log_interval` steps whether to save between evaluations too.
+        warn: told of what goes wrong without ending the trial: a damaged checkpoint, one that cannot be written.
 
     Returns:
         Final metrics: `test/*`, `val/*` at the selected step, `selected_step`, `seconds` (in the loop: training and
@@ -80,16 +74,17 @@ def fit(
         NonFiniteLossError: the loss became NaN or infinite.
         OutOfMemoryError: the device ran out of memory.
         DataError: a sample could not be read.
-        CheckpointError: the checkpoint is another trial's, or none of them can be read.
+        CheckpointError: the checkpoint is another trial's.
+        StorageError: the workers do not see the same checkpoints.
     """
     device = device or torch.device("cpu")
     memory.reset_peak(device)
     try:
-        return _Loop(config, model.to(device), data, report, checkpoints, device).run()
+        return _Loop(config, model.to(device), data, report, checkpoints, device, memory_divisor, save_now, warn).run()
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise OutOfMemoryError(f"out of memory on {device}: {str(error).splitlines()[0]}") from error
     except OSError as error:
-        raise DataError(f"reading or writing failed: {error}") from error
+        raise DataError(f"reading or writing failed: {error}", transient=is_transient(error)) from error
 
 
 def wants_bfloat16(config: TrainConfig, device: torch.device) -> bool:
@@ -108,12 +103,16 @@ class _Loop:
         report: Report,
         checkpoints: Checkpoints | None,
         device: torch.device,
+        memory_divisor: int,
+        save_now: Callable[[], bool],
+        warn: Callable[[str], None],
     ) -> None:
+        self.save_now, self.warn = save_now, warn
         self.config, self.train, self.model, self.device = config, config.train, model, device
         self.data, self.report, self.checkpoints = data, report, checkpoints
         self.task, self.columns = tasks.get(config.task), tasks.columns(config.task, config.head)
-        distributed = dist.is_available() and dist.is_initialized()
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
+        self.rank, self.world = parallel.world()
+        self.micro_batch, self.eval_batch = batches.sizes(config, memory_divisor)
         torch.manual_seed(config.seed * 1009 + self.rank)
         model.backbone.gradient_checkpointing = self.train.gradient_checkpointing
         self.optimiser = optim.optimiser(model, self.train)
@@ -129,28 +128,24 @@ class _Loop:
                 mirror=self.train.horizontal_flip,
                 autocast=self.autocast(),
                 precision="bfloat16" if wants_bfloat16(self.train, device) else "float32",
-                batch_size=self.train.eval_batch_size,
+                batch_size=self.eval_batch,
             )
-        self.batches = Batches(self.data.split("train"), self.columns, config, self.rank, self.world, device)
-        trains = any(p.requires_grad for p in model.parameters())
-        self.wrapped: nn.Module = model
-        if self.world > 1 and trains:
-            skips = getattr(model.head, "skips_parameters", False)
-            self.wrapped = DistributedDataParallel(model, find_unused_parameters=skips)
+        self.batches = batches.Batches(self.data.split("train"), self.columns, config, self.rank, self.world, device)
+        self.wrapped = parallel.replicated(model)
         self.recent: list[Tensor] = []
 
     def run(self) -> dict[str, float]:
         interval = self.train.eval_interval or self.train.num_steps
         self.publish()
-        with self.batches.steps(self.progress.step, self.train.num_steps) as batches:
+        with self.batches.steps(self.progress.step, self.train.num_steps) as samples:
             while self.progress.step < self.train.num_steps:
-                started = time.perf_counter()
+                self.started = time.perf_counter()
                 until = min((self.progress.step // interval + 1) * interval, self.train.num_steps)
                 while self.progress.step < until:
-                    self.step(*next(batches))
+                    self.step(*next(samples))
                 if self.recent:
                     self.log_loss()
-                self.progress.train_seconds += time.perf_counter() - started
+                self.count_seconds()
                 self.validate()
                 self.save()
                 self.publish()
@@ -158,7 +153,7 @@ class _Loop:
 
     def step(self, images: Tensor, targets: dict[str, Tensor]) -> None:
         """One optimisation step on this rank's share of the global batch, in micro-batches."""
-        size = self.train.micro_batch_size or len(images)
+        step, size = parallel.Step(targets, len(images)), self.micro_batch
         self.wrapped.train()
         total = torch.zeros((), device=self.device)
         for start in range(0, len(images), size):
@@ -166,8 +161,8 @@ class _Loop:
             last = start + size >= len(images)
             with self.autocast(), self.synchronised(last):
                 wanted = {name: value[part] for name, value in targets.items()}
-                loss = self.wrapped(images[part], wanted) * (len(images[part]) / len(images))
-                loss.backward()
+                loss = self.wrapped(images[part], wanted, step.part(part))
+                (loss * self.world).backward()  # of which the workers take the mean
             total += loss.detach()
         if self.train.clip_grad_norm is not None:
             trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -185,16 +180,17 @@ class _Loop:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=wants_bfloat16(self.train, self.device))
 
     def synchronised(self, last: bool) -> Any:
-        """Gradients are averaged over workers once a step, after the last micro-batch."""
+        """Workers exchange gradients once a step, after the last micro-batch."""
         if isinstance(self.wrapped, DistributedDataParallel) and not last:
             return self.wrapped.no_sync()
         return torch.enable_grad()
 
     def log_loss(self) -> None:
-        value = torch.stack(self.recent).mean()
-        if self.world > 1:
-            dist.all_reduce(value, dist.ReduceOp.AVG if dist.get_backend() == "nccl" else dist.ReduceOp.SUM)
-            value = value if dist.get_backend() == "nccl" else value / self.world
+        """Record the mean loss since the last time, and save where that is wanted now."""
+        wanted = float(self.checkpoints is not None and self.rank == 0 and self.save_now())
+        value, wanted = parallel.summed(
+            torch.stack([torch.stack(self.recent).mean(), torch.tensor(wanted, device=self.device)])
+        )
         self.recent.clear()
         if not torch.isfinite(value):
             raise NonFiniteLossError(
@@ -203,6 +199,15 @@ class _Loop:
             )
         rate = self.optimiser.param_groups[-1]["lr"]
         self.point({"train/loss": value.item(), "train/learning_rate": rate})
+        if wanted:
+            self.count_seconds()
+            self.save()
+
+    def count_seconds(self) -> None:
+        """Add the time since the last call, or the start of training, to the training seconds."""
+        now = time.perf_counter()
+        self.progress.train_seconds += now - self.started
+        self.started = now
 
     def validate(self) -> None:
         started = time.perf_counter()
@@ -210,16 +215,9 @@ class _Loop:
         self.progress.eval_seconds += time.perf_counter() - started
         value = metrics[f"val/{self.task.metric}"]
         self.point(metrics)
-        if self.train.select == "last" or not self.best or self.better(value):
+        if self.train.select == "last" or not self.best or self.progress.improves(value, self.task.mode):
             self.progress.best_value, self.progress.best_step = value, self.progress.step
             self.best = {name: tensor.detach().clone() for name, tensor in self.model.trained_state().items()}
-
-    def better(self, value: float) -> bool:
-        """Whether a validation metric beats the best so far; any number beats NaN."""
-        best = self.progress.best_value
-        return (math.isnan(best) and not math.isnan(value)) or (
-            value > best if self.task.mode == "max" else value < best
-        )
 
     def evaluate(self, split: str) -> dict[str, float]:
         shard = (self.rank, self.world)
@@ -231,7 +229,7 @@ class _Loop:
                 columns=self.columns,
                 info=self.data.info,
                 device=self.device,
-                batch_size=self.train.eval_batch_size,
+                batch_size=self.eval_batch,
                 shard=shard,
             )
         return {f"{split}/{name}": value for name, value in values.items()}
@@ -263,37 +261,23 @@ class _Loop:
         )
 
     def save(self) -> None:
+        """Write a checkpoint; where that fails the trial goes on, and the one before stays."""
         if self.checkpoints is None:
             return
         states = rng.gather(self.device)
         if self.rank:
             return
-        parts = {
-            "model": self.model.trained_state(),
-            "best": self.best if self.progress.best_step != self.progress.step else {},
-            "optimiser": optim.state_tensors(self.optimiser, self.model),
-            "rng": states,
-        }
-        tensors = {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
-        values = {"key": self.config_text(), "progress": vars(self.progress)}
-        self.checkpoints.save(Snapshot(self.progress.step, tensors, values))
+        snapshot = progress.pack(self.config, self.model, self.optimiser, self.progress, self.best, states)
+        try:
+            self.checkpoints.save(snapshot)
+        except OSError as error:
+            self.warn(f"no checkpoint at step {snapshot.step} ({error}); going on, with the one before in reserve")
 
     def resume(self) -> None:
-        snapshot = self.checkpoints.load() if self.checkpoints else None
+        snapshot = self.checkpoints.load(self.warn) if self.checkpoints else None
+        progress.agree(snapshot.step if snapshot else 0)
         if snapshot is None:
             return
-        if snapshot.values["key"] != self.config_text():
-            raise CheckpointError(
-                f"{self.checkpoints.folder if self.checkpoints else ''} holds another trial's checkpoint; move it away"
-            )
-        self.progress = Progress(**snapshot.values["progress"])
-        state = {name: value.to(self.device) for name, value in snapshot.part("model").items()}
-        self.model.load_trained_state(state)
-        best = {name: value.to(self.device) for name, value in snapshot.part("best").items()}
-        self.best = best or state
-        optim.load_state_tensors(self.optimiser, self.model, snapshot.part("optimiser"), self.device)
-        rng.restore(snapshot.part("rng"), self.rank, self.device)
-
-    def config_text(self) -> str:
-        """What must be the same for a checkpoint to be continued."""
-        return repr(self.config)
+        self.progress, self.best = progress.unpack(
+            snapshot, self.config, self.model, self.optimiser, self.rank, self.device
+        )

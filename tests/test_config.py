@@ -132,7 +132,9 @@ def key(config, data="d", weights="w"):
 
 def test_the_key_stands_for_contents_not_paths():
     paper = profiles.load("paper")
-    moved = override_all(paper, [("data.root", "/elsewhere"), ("backbone.weights", "/elsewhere/w.pth")])
+    moved = override_all(
+        paper, [("data.root", "/elsewhere"), ("backbone.weights", "/elsewhere/w.pth"), ("gpus_per_worker", 0.5)]
+    )
     assert moved != paper
     assert key(moved) == key(paper)
     assert len({key(paper), key(paper, data="e"), key(paper, weights="v")}) == 3
@@ -160,13 +162,27 @@ def other(value):
 
 def test_every_other_field_is_part_of_the_key():
     plain = flatten(to_dict(DEMO))
-    fixed = {"backbone.weights", "task", "adapter.name", "head.name", "data.name", "adapter.pw_input"}
+    fixed = {
+        "backbone.weights",
+        "task",
+        "adapter.name",
+        "head.name",
+        "data.name",
+        "adapter.pw_input",
+        "gpus_per_worker",
+    }
     paths = sorted(plain.keys() - fixed)
     # Fields are changed in the dictionary, where no check of one value against another interferes.
     keys = {path: key(_unchecked(DEMO, path, other(plain[path]))) for path in paths}
     assert len(paths) > 35
     assert len({key(DEMO), *keys.values()}) == len(paths) + 1
     assert key(override(DEMO, "adapter", "lora")) != key(DEMO)
+
+
+@pytest.mark.parametrize(("workers", "gpus"), [(1, -0.1), (1, 2.0), (2, 0.5)])
+def test_shares_of_a_gpu_are_checked(workers, gpus):
+    with pytest.raises(ValueError, match="gpus_per_worker must be between 0 and 1"):
+        override_all(DEMO, [("num_workers", workers), ("gpus_per_worker", gpus)])
 
 
 def _unchecked(config, path, value):

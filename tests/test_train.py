@@ -147,8 +147,8 @@ def test_a_loss_that_is_not_finite_ends_the_trial_unsaved(tmp_path, log_interval
     config = changed(train__log_interval=log_interval)
     forward, calls = models.Model.forward, itertools.count(1)
 
-    def spoilt(self, images, targets=None):
-        value = forward(self, images, targets)
+    def spoilt(self, images, targets=None, *share):
+        value = forward(self, images, targets, *share)
         return value * math.nan if targets is not None and next(calls) == 4 else value
 
     monkeypatch.setattr(models.Model, "forward", spoilt)

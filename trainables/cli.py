@@ -51,7 +51,7 @@ class MatchingFlags(Flags):
 
 
 def main(study: Study, *, of_methods: bool = False) -> None:
-    """Parse the command line, run `study`, and exit: 0 all trials finished, 1 some failed, 2 input refused.
+    """Parse the command line, run `study`, and exit: 0 all trials finished, 1 some have not, 2 input refused.
 
     A study `of_methods` leaves out those that cannot run on the backbone, and has the flag `--match-parameters`.
     """
@@ -71,7 +71,10 @@ def main(study: Study, *, of_methods: bool = False) -> None:
         sys.exit(run_study(plan, flags))
     except (ValueError, OSError) as error:
         print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(1 if isinstance(error, ConnectionError) else 2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def _of_methods(plan: Plan, flags: MatchingFlags) -> Plan:

@@ -61,6 +61,14 @@ class Console:
         value = final[self.plan.metric]
         self._show(arm, seed, f"[green]{value:.3f}[/]", f"finished {self.plan.metric} {value:.4f} in {duration:.0f} s")
 
+    def again(self, arm: str, seed: int, reason: str) -> None:
+        """A trial's attempt has ended without a result, and another one follows."""
+        self._show(arm, seed, "[yellow]again[/]", f"attempt ended, to be tried again: {reason}")
+
+    def warned(self, arm: str, seed: int, warning: str) -> None:
+        """A trial goes on, but not as it should."""
+        self.rich.print(f"warning: {arm} / seed {seed}: {warning}", markup=False)
+
     def failed(self, arm: str, seed: int, reason: str) -> None:
         """A trial has ended without a result."""
         self.ended.add((arm, seed))

@@ -6,7 +6,7 @@ duplicates. Ray's own OptunaSearch is not used because it marks no trial of a ki
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,17 @@ class DesignSearch(Searcher):
         points: the (arm, seed) pairs still to be run, in order.
         arms: all arms of the study.
         mode: "max" or "min", the direction of `objective` in the reports.
+        limit: how many points may be out at a time; asked each time, because a cluster grows and shrinks.
     """
 
     def __init__(
-        self, path: Path, name: str, points: Sequence[tuple[str, int]], arms: Sequence[str], mode: str
+        self,
+        path: Path,
+        name: str,
+        points: Sequence[tuple[str, int]],
+        arms: Sequence[str],
+        mode: str,
+        limit: Callable[[], int],
     ) -> None:
         super().__init__(metric="objective", mode=mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -46,6 +53,7 @@ class DesignSearch(Searcher):
             self._study.tell(stale.number, state=TrialState.FAIL)
         self._points = list(points)
         self._arms = list(arms)
+        self._limit = limit
         self._asked: dict[str, optuna.Trial] = {}
         self._steps: dict[str, int] = {}
 
@@ -54,9 +62,11 @@ class DesignSearch(Searcher):
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next point, or `FINISHED`."""
+        """The next point, `FINISHED`, or None while as many as fit are out."""
         if not self._points:
             return Searcher.FINISHED
+        if len(self._asked) >= self._limit():
+            return None
         arm, seed = self._points.pop(0)
         self._study.enqueue_trial({"arm": arm, "seed": seed})
         space = {"arm": CategoricalDistribution(self._arms), "seed": IntDistribution(0, max(seed, 999))}

@@ -1,17 +1,16 @@
 """What is checked before any trial starts. Everything here raises one clear `ValueError`."""
 
 import os
-import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
 from sigma_ray.config import TrialConfig
 from sigma_ray.data import Data
+from trainables import connection
 
 
 def output_folder(path: Path) -> Path:
@@ -44,24 +43,9 @@ def study_lock(folder: Path) -> Iterator[None]:
 
 
 def ray_address(address: str | None) -> str:
-    """The address to hand to `ray.init`: `--address`, else $RAY_ADDRESS, else "local" for a cluster of our own."""
+    """The address of the Ray cluster, which can be joined: `--address`, else $RAY_ADDRESS, else "local" for our own."""
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    if address in ("local", "auto"):
-        return address
-    parts = urlsplit(address if "://" in address else f"ray-gcs://{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or not port:
-        raise ValueError(f"--address must be auto, HOST:PORT or ray://HOST:PORT, but got {address!r}.")
-    try:
-        socket.create_connection((host, port), timeout=3).close()
-    except OSError as error:
-        raise ValueError(
-            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head` or `ray up "
-            "cluster.yaml`, or leave --address away to run on this machine."
-        ) from None
+    connection.check(address)
     return address
 
 

@@ -23,7 +23,8 @@ import tyro
 
 from sigma_ray import fingerprint, profiles
 from sigma_ray.config import BackboneConfig, TrainConfig, TrialConfig, component, to_dict, trial_key
-from trainables.trial import FINAL_FILE, MODEL_FILE, Spec, execute, work
+from trainables.trial import FINAL_FILE, MODEL_FILE, Spec, execute
+from trainables.workers import work
 
 NAME = "scenes_tiny"
 
@@ -104,7 +105,7 @@ def _train(spec: Spec, folder: Path) -> dict[str, Any]:
     try:
         result = TorchTrainer(
             work,
-            train_loop_config=dataclasses.asdict(spec),
+            train_loop_config={"spec": dataclasses.asdict(spec), "memory_divisor": 1},
             torch_config=TorchConfig(backend="gloo"),
             scaling_config=ScalingConfig(num_workers=spec.config["num_workers"]),
             run_config=RunConfig(name=spec.key, storage_path=str(folder / "ray"), callbacks=[Show()]),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sigma_ray import report, tracking
+from sigma_ray.config import CODE_VERSION
 from sigma_ray.provenance import commit
 from sigma_ray.study import Plan
 from trainables.trial import EXAMPLES_FILE, Spec
@@ -84,11 +85,15 @@ def environment() -> dict[str, Any]:
 
 
 def plan_record(plan: Plan, specs: Mapping[str, Spec]) -> dict[str, Any]:
-    """The plan as plain values: question, baseline, differences between arms, every trial's configuration."""
+    """The plan as plain values, from which `recorded.plan` makes it again: question, arms, every configuration."""
     return {
         "question": plan.study.question,
+        "code_version": CODE_VERSION,
         "profile": plan.profile,
         "metric": plan.metric,
+        "mode": plan.mode,
+        "paper": {arm.name: dict(arm.paper) for arm in plan.arms},
+        "paper_note": plan.study.paper_note,
         "baseline": plan.arms[0].name,
         "seeds": list(plan.seeds),
         "differences": plan.differences(),

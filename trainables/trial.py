@@ -1,4 +1,4 @@
-"""One trial, as Ray runs it: a Tune function for one worker, Ray Train inside it for several.
+"""One trial in one process: from its configuration to a model on disk, reporting as it goes.
 
 Training processes never talk to MLflow. They report points to the driver, and write checkpoints into the trial's own
 folder, whose name is the trial key: a trial that is started again, by whatever driver, goes on from there.
@@ -9,11 +9,12 @@ import functools
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trainables.gallery import Gallery
+from trainables.moments import Moments
 
 MODEL_FILE, EXAMPLES_FILE, FINAL_FILE = "model.safetensors", "predictions.safetensors", "final.json"
 
@@ -29,28 +30,25 @@ class Spec:
     folder: str
 
 
-def run(params: Mapping[str, Any], *, specs: Mapping[str, Spec]) -> None:
-    """The Tune function. `params` holds arm and seed; `specs` is keyed by `label(arm, seed)`."""
-    from ray import tune
-
-    spec = specs[label(params["arm"], params["seed"])]
-    if spec.config["num_workers"] == 1:
-        execute(spec, tune.report)
-    else:
-        _run_workers(spec)
-
-
 def label(arm: str, seed: int) -> str:
     """How a trial is called in plans and logs."""
     return f"{arm} / seed {seed}"
 
 
-def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
-    """Train and test on this process (one of several under `torch.distributed`), reporting as it goes.
+def execute(spec: Spec, report: Callable[[dict[str, Any]], None], *, memory_divisor: int = 1) -> None:
+    """Train and test on this process (one of several under `torch.distributed`).
 
     Reports carry `points`, `objective` (the validation metric, which searches go by), `pictures` (files) at the start,
-    the middle and the end, and then `final`. An expected failure is reported as `failure`, not raised, so that the
-    process stays fit for the next trial.
+    the middle and the end, `warnings`, and then `final`.
+
+    Args:
+        spec: the trial.
+        report: takes the reports, on every rank equally often.
+        memory_divisor: into how many parts more than configured a batch is cut to fit the memory.
+
+    Raises:
+        TrialFailure: what `train.fit` raises.
+        OSError: the trial's results cannot be written.
     """
     import torch
 
@@ -59,7 +57,6 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
     from sigma_ray.checkpoint import Checkpoints
     from sigma_ray.config import from_dict
     from sigma_ray.data import loader
-    from sigma_ray.failures import TrialFailure
 
     config = from_dict(spec.config)
     device = _device()
@@ -69,25 +66,44 @@ def execute(spec: Spec, report: Callable[[dict[str, Any]], None]) -> None:
     folder, validation = Path(spec.folder), f"val/{tasks.get(config.task).metric}"
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     gallery = Gallery(config, data, folder, device)
+    warnings: list[str] = []
 
     def publish(points: list[dict[str, float]]) -> None:
         step = points[-1]["step"] if points else 0
         due = gallery.due(int(step))
         if points or due:  # the same on every rank, because a report waits for all of them
             value = next((p[validation] for p in reversed(points) if validation in p), math.nan)
-            drawn = [gallery.save(model, int(step))] if due and rank == 0 else []
-            system = _usage(device)
-            report({"points": points, "objective": value, "step": step, "system": system, "pictures": drawn})
+            drawn = _drawn(gallery, model, int(step), warnings.append) if due and rank == 0 else []
+            values = {"points": points, "objective": value, "step": step, "system": _usage(device)}
+            report({**values, "pictures": drawn, "warnings": warnings.copy()})
+            warnings.clear()
 
-    try:
-        model = models.build(config, data.info)
-        final = train.fit(config, model, data, report=publish, checkpoints=Checkpoints(folder), device=device)
-    except TrialFailure as failure:
-        report({"points": [], "step": 0, "objective": math.nan, "failure": f"{type(failure).__name__}: {failure}"})
-        return
+    model = models.build(config, data.info)
+    final = train.fit(
+        config,
+        model,
+        data,
+        report=publish,
+        checkpoints=Checkpoints(folder),
+        device=device,
+        memory_divisor=memory_divisor,
+        save_now=Moments(),
+        warn=warnings.append,
+    )
     if rank == 0:
         _keep(spec, model, gallery, final)
-    report({"points": [], "step": config.train.num_steps, "objective": final[validation], "final": final})
+    values = {"points": [], "step": config.train.num_steps, "objective": final[validation]}
+    gpu_bytes = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+    report({**values, "final": final, "warnings": warnings, "gpu_bytes": gpu_bytes})
+
+
+def _drawn(gallery: Gallery, model: Any, step: int, warn: Callable[[str], None]) -> list[str]:
+    """The pictures of a step; a disk that is full for the moment costs these, not the trial."""
+    try:
+        return [gallery.save(model, step)]
+    except OSError as error:
+        warn(f"pictures of step {step} cannot be written ({error}); going on without them")
+        return []
 
 
 def _keep(spec: Spec, model: Any, gallery: Gallery, final: Mapping[str, float]) -> None:
@@ -109,33 +125,6 @@ def open_data(config: Any, task: str, head: Any) -> Any:
     from sigma_ray import components, data, tasks
 
     return data.open_data(components.name_of(config), config, task, tasks.columns(task, head))
-
-
-def _run_workers(spec: Spec) -> None:
-    """Start `num_workers` processes with `torch.distributed` between them, and pass their reports on to Tune."""
-    import ray
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    gpus = ray.cluster_resources().get("GPU", 0) >= spec.config["num_workers"]
-    trainer = TorchTrainer(
-        work,
-        train_loop_config=asdict(spec),
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
-        scaling_config=ScalingConfig(num_workers=spec.config["num_workers"], use_gpu=gpus),
-        run_config=RunConfig(
-            name=spec.key, storage_path=str(Path(spec.folder).parent / "workers"), callbacks=[TuneReportCallback()]
-        ),
-    )
-    trainer.fit()
-
-
-def work(spec: dict[str, Any]) -> None:
-    """The loop of one Ray Train worker."""
-    from ray import train
-
-    execute(Spec(**spec), train.report)
 
 
 def _device() -> Any:

@@ -1,28 +1,34 @@
 """From a plan to a report: what is missing is trained by Ray Tune, everything is recorded in the ledger."""
 
 import functools
+import os
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sigma_ray import data, fingerprint, tracking
 from sigma_ray.config import to_dict, trial_key
 from sigma_ray.study import Plan
-from trainables import cluster, preflight, results
+from trainables import cluster, preflight, results, storage, unfinished
 from trainables.trial import Spec, label
 
 if TYPE_CHECKING:
     from trainables.cli import Flags
+    from trainables.design_search import DesignSearch
+    from trainables.events import Events
 
-MAX_CRASHES = 2
-"""How often a trial whose process died is started again, from its checkpoint."""
 
-
-def run_study(plan: Plan, flags: "Flags") -> int:
+def run_study(plan: Plan, flags: "Flags", *, only: Collection[str] | None = None) -> int:
     """Bring `plan` to its end and report it.
+
+    Args:
+        plan: the trials.
+        flags: how to run them.
+        only: labels of the trials that may run; the others stay as they are.
 
     Returns:
         The exit code: 0 when every trial has finished, 1 when some have not.
@@ -42,7 +48,8 @@ def run_study(plan: Plan, flags: "Flags") -> int:
         specs = make_specs(plan, opened.fingerprint, folder)
         ledger = tracking.Ledger(flags.tracking_uri, plan.study.name, folder / "spool")
         try:
-            return _run(plan, flags, specs, ledger, folder, address, opened)
+            with unfinished.noted(folder):
+                return _run(plan, flags, specs, ledger, folder, address, opened, only)
         finally:
             ledger.close(timeout=10)
 
@@ -84,26 +91,30 @@ def _run(
     folder: Path,
     address: str,
     opened: data.Data,
+    only: Collection[str] | None,
 ) -> int:
     started = time.monotonic()
     ledger.repair()
     stored = ledger.finished()
-    missing = {name: spec for name, spec in specs.items() if spec.key not in stored}
+    wanted = specs if only is None else only
+    missing = {name: spec for name, spec in specs.items() if spec.key not in stored and name in wanted}
     failures: dict[str, str] = {}
     slots = 0
     if missing:
-        workers = next(iter(specs.values())).config["num_workers"]
-        with cluster.Session(address, workers) as session:
+        first = plan.trials[0].config
+        with cluster.Session(address, first.num_workers) as session:
             preflight.models({t.arm: t.config for t in plan.trials if label(t.arm, t.seed) in missing}.values(), opened)
-            resources, slots = cluster.slots(session.resources(), workers, flags.jobs)
+            room = session.room(first, flags.jobs)
+            slots = room.slots(session.resources())
+            (folder / "trials").mkdir(exist_ok=True)
+            storage.check(folder)
             ledger.open(results.plan_record(plan, specs), results.environment())
-            failures = train(plan, missing, specs, ledger, folder, resources, slots)
+            failures = train(plan, missing, specs, ledger, folder, session, room)
     else:
         ledger.open(results.plan_record(plan, specs), results.environment())
     seconds = time.monotonic() - started
     if not ledger.flush(60):
-        print(f"error: {ledger.problem}", file=sys.stderr)
-        return 1
+        raise ConnectionError(ledger.problem)
     files = results.write_report(plan, specs, ledger, failures, folder, wall_seconds=seconds, slots=slots)
     finished = ledger.finished()
     failed = len([spec for spec in specs.values() if spec.key not in finished])
@@ -111,13 +122,13 @@ def _run(
         _tidy(specs, finished, folder)
     results.print_end(plan, len(missing), failed, folder, flags.tracking_uri)
     if not stored_all:
-        print(f"error: {ledger.problem}", file=sys.stderr)
-    return 1 if failed or not stored_all else 0
+        raise ConnectionError(ledger.problem)
+    return 1 if failed else 0
 
 
 def _tidy(specs: Mapping[str, Spec], finished: Mapping[str, Any], folder: Path) -> None:
     """Remove what only an unfinished trial needs: MLflow has the models, and nothing resumes a finished trial."""
-    shutil.rmtree(folder / "ray", ignore_errors=True)
+    shutil.rmtree(folder / "trials" / "workers", ignore_errors=True)
     for spec in specs.values():
         if spec.key in finished:
             shutil.rmtree(spec.folder, ignore_errors=True)
@@ -129,50 +140,66 @@ def train(
     specs: Mapping[str, Spec],
     ledger: tracking.Ledger,
     folder: Path,
-    resources: dict[str, float],
-    slots: int,
+    session: cluster.Session,
+    room: cluster.Room,
 ) -> dict[str, str]:
-    """Run the missing trials with Ray Tune, `slots` at a time; the reasons of failed ones by trial key."""
-    from ray import tune
-    from ray.tune import FailureConfig, RunConfig, TuneConfig
-
+    """Run the missing trials with Ray Tune, as many at a time as fit; the reasons of failed ones by trial key."""
     from trainables.console import Console
     from trainables.design_search import DesignSearch
     from trainables.events import Events
-    from trainables.trial import run
 
     done = {(s.arm, s.seed) for name, s in specs.items() if name not in missing}
-    with Console(plan, done=done, slots=min(slots, len(missing))) as console:
-        events = Events(ledger, console, specs)
+    with Console(plan, done=done, slots=len(missing)) as console:
+
+        def limit() -> int:
+            console.slots = min(room.slots(session.resources()), len(missing))
+            return console.slots
+
         search = DesignSearch(
             folder / "optuna.log",
             plan.study.name,
             [(s.arm, s.seed) for s in missing.values()],
             [arm.name for arm in plan.arms],
             plan.mode,
+            limit,
         )
-        tuner = tune.Tuner(
-            tune.with_resources(functools.partial(run, specs=dict(missing)), resources),
+        events = Events(ledger, console, specs)
+        _tune(missing, search, events, room, limit())
+    for problem in events.problems:
+        print(f"warning: {problem}", file=sys.stderr)
+    for key in events.started - set(events.outcome):
+        ledger.kill(key, "interrupted")
+    reasons = {spec.key: events.outcome.get(spec.key, "interrupted") for spec in missing.values()}
+    return {key: reason for key, reason in reasons.items() if reason != "finished"}
+
+
+def _tune(
+    missing: Mapping[str, Spec], search: "DesignSearch", events: "Events", room: cluster.Room, slots: int
+) -> None:
+    """Let Ray Tune run what `search` hands out, and tell `events`."""
+    from ray import tune
+    from ray.tune import FailureConfig, RunConfig, TuneConfig
+
+    from trainables.attempts import run
+    from trainables.events import MAX_CRASHES
+
+    # Trials that wait are what makes an autoscaler start nodes; Tune's own choice would let one wait at a time.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)
+    with tempfile.TemporaryDirectory(prefix="sigma_ray-") as private:
+        # Tune's own files, pickles among them, stay with the driver: nothing of a study is ever resumed from them.
+        tune.Tuner(
+            tune.with_resources(functools.partial(run, specs=dict(missing), gpus=room.gpus), room.resources),
             tune_config=TuneConfig(
                 search_alg=search,
                 num_samples=len(missing),
-                max_concurrent_trials=slots,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=RunConfig(
-                name=f"run-{ledger.invocation[:8]}",
-                storage_path=str(folder / "ray"),
+                name="study",
+                storage_path=private,
                 verbose=0,
                 callbacks=[events],
                 failure_config=FailureConfig(max_failures=MAX_CRASHES),
             ),
-        )
-        tuner.fit()
-    for problem in events.problems:
-        print(f"warning: {problem}", file=sys.stderr)
-    for spec in missing.values():
-        if spec.key not in events.outcome:
-            events.outcome[spec.key] = "interrupted"
-            ledger.kill(spec.key, "interrupted")
-    return {key: reason for key, reason in events.outcome.items() if reason != "finished"}
+        ).fit()

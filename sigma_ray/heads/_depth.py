@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from sigma_ray.data import Info
+from sigma_ray.parallel import WHOLE, Share
 from sigma_ray.tasks import depth
 
 
@@ -13,9 +14,12 @@ class DepthHead(nn.Module):
         super().__init__()
         self.min_depth, self.max_depth = info.min_depth, info.max_depth
 
-    def loss(self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+    def loss(
+        self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int], share: Share = WHOLE
+    ) -> Tensor:
         """Scale-invariant logarithmic loss against `depth` (B, *size)."""
-        return depth.loss(self(features, size), targets["depth"], min_depth=self.min_depth, max_depth=self.max_depth)
+        found, limits = self(features, size), {"min_depth": self.min_depth, "max_depth": self.max_depth}
+        return depth.loss(found, targets["depth"], share, **limits)
 
     def predict(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Depth (B, *size) in metres."""

@@ -3,12 +3,11 @@
 import warnings
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma_ray.heads._mmcv_ops import install
-from sigma_ray.heads._openmm import initialise
+from sigma_ray.heads._openmm import initialise, keep_counts_local
 
 
 def build(settings: dict[str, Any]) -> Any:
@@ -19,6 +18,7 @@ def build(settings: dict[str, Any]) -> Any:
     from mmengine.config import ConfigDict
     from mmengine.registry import DefaultScope
 
+    keep_counts_local()
     with DefaultScope.overwrite_default_scope("mmdet"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "DeprecationWarning", UserWarning)  # MMDetection's, of its own attributes
         head = MODELS.build(ConfigDict(settings))
@@ -45,10 +45,3 @@ def instances(image: dict[str, Tensor]) -> Any:
     from mmengine.structures import InstanceData
 
     return InstanceData(bboxes=image["boxes"].float(), labels=image["labels"])
-
-
-def total(terms: dict[str, Any]) -> Tensor:
-    """Sum of all loss terms, some of which are lists with one entry a level."""
-    values = [value for name, value in terms.items() if "loss" in name]
-    flat = [part for value in values for part in (value if isinstance(value, list) else [value])]
-    return torch.stack([part.float().sum() for part in flat]).sum()

@@ -1,5 +1,6 @@
 """MMSegmentation's decode heads behind this project's head interface."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from sigma_ray.heads._mmcv_ops import install
-from sigma_ray.heads._openmm import initialise, meta
+from sigma_ray.heads._openmm import initialise, keep_counts_local, meta, total
 from sigma_ray.heads._pyramid import NormedStages, SimplePyramid
+from sigma_ray.parallel import WHOLE, Share
 from sigma_ray.tasks import segmentation
 
 
@@ -31,7 +33,9 @@ class MMSegHead(nn.Module):
         self.head = _build(config, ignore_index)
         self.auxiliary = None if auxiliary is None else _build(auxiliary, ignore_index)
 
-    def loss(self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+    def loss(
+        self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int], share: Share = WHOLE
+    ) -> Tensor:
         """Sum of the heads' own loss terms against `mask` (B, *size)."""
         from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample
@@ -41,12 +45,13 @@ class MMSegHead(nn.Module):
             sample = SegDataSample(metainfo=meta(size))
             sample.gt_sem_seg = PixelData(data=label[None])
             samples.append(sample)
-        levels, total = self._levels(features), torch.zeros((), device=features[-1].device)
-        for head in (self.head, self.auxiliary):
-            terms = {} if head is None else head.loss(levels, samples, {})
-            values = [value for name, value in terms.items() if "loss" in name]
-            total = total + sum(torch.as_tensor(sum(v) if isinstance(v, list) else v).sum() for v in values)
-        return total
+        levels, weights = self._levels(features), self.weights(share)
+        terms = total(self.head.loss(levels, samples, {}), weights)
+        return terms if self.auxiliary is None else terms + total(self.auxiliary.loss(levels, samples, {}), weights)
+
+    def weights(self, share: Share) -> Mapping[str, Any]:
+        """What every loss term counts for; cross-entropy is a mean over all pixels here, also over ignored ones."""
+        return {"ce": share.images}
 
     def predict(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Class scores (B, C, *size)."""
@@ -80,5 +85,6 @@ def _models() -> Any:
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
+    keep_counts_local()
     init_default_scope("mmseg")  # lets types such as "mmdet.X" inside a head's configuration be found
     return MODELS

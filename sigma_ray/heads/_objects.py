@@ -12,16 +12,17 @@ MAX_DETECTIONS = 100
 
 
 def objects(targets: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """Per image the rows that hold an object: `boxes` (n, 4), `labels` (n,), and `masks` (n, H, W) if there are any.
+    """Per image the rows that hold an object: `boxes` (n, 4), `labels` (n,), and `masks` (n, H, W) if there are any."""
+    names = [name for name in ("boxes", "labels", "masks") if name in targets]
+    return [{name: targets[name][i][rows] for name in names} for i, rows in enumerate(is_object(targets))]
 
-    Left out are padding rows (label -1), crowds and empty boxes.
-    """
+
+def is_object(targets: dict[str, Tensor]) -> Tensor:
+    """Which rows (B, N) hold an object: not padding (label -1), crowds and empty boxes."""
     real = targets["labels"] >= 0
     crowd = targets["crowd"].bool() if "crowd" in targets else torch.zeros_like(real)
     solid = (targets["boxes"][..., 2:] > targets["boxes"][..., :2]).all(-1)  # an empty box has no logarithm of its size
-    keep = real & solid & ~crowd
-    names = [name for name in ("boxes", "labels", "masks") if name in targets]
-    return [{name: targets[name][i][rows] for name in names} for i, rows in enumerate(keep)]
+    return real & solid & ~crowd
 
 
 def detections(

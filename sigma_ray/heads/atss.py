@@ -16,8 +16,9 @@ from sigma_ray import checks
 from sigma_ray.data import Info
 from sigma_ray.heads import _mmdet
 from sigma_ray.heads._objects import MAX_DETECTIONS, detections, objects
-from sigma_ray.heads._openmm import meta
+from sigma_ray.heads._openmm import meta, total
 from sigma_ray.heads._pyramid import pyramid
+from sigma_ray.parallel import WHOLE, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +58,33 @@ class AtssHead(nn.Module):
         super().__init__()
         self.pyramid, self.head = levels, head
 
-    def loss(self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+    def loss(
+        self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int], share: Share = WHOLE
+    ) -> Tensor:
         """Focal loss, GIoU and centerness of the anchors that ATSS assigns. Crowds are left out."""
         found = [_mmdet.instances(image) for image in objects(targets)]
         outputs = self._outputs(features)
         with torch.autocast(outputs[0][0].device.type, enabled=False):
-            return _mmdet.total(self.head.loss_by_feat(*outputs, found, [meta(size)] * len(found)))
+            terms = self.head.loss_by_feat(*outputs, found, [meta(size)] * len(found))
+            shapes = [level.shape[-2:] for level in outputs[0]]
+            return total(terms, share.weights(lambda step: self._count(step, shapes, size)))
+
+    def _count(self, targets: dict[str, Tensor], shapes: list[Any], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Positive anchors of every image, at least 1, and the sum of their centerness, which weighs boxes.
+
+        Anchors are assigned to objects whatever is predicted.
+        """
+        found, head = [_mmdet.instances(image) for image in objects(targets)], self.head
+        metas = [meta(size)] * len(found)
+        anchors, flags = head.get_anchors(shapes, metas, device=targets["boxes"].device)
+        assigned = head.get_targets(anchors, flags, found, metas)
+        anchors, labels, boxes = (torch.cat(assigned[i], dim=1) for i in (0, 1, 3))  # of all levels
+        positive = (labels >= 0) & (labels < head.num_classes)
+        centerness = torch.zeros(positive.shape, device=positive.device)
+        if positive.any():
+            centerness[positive] = head.centerness_target(anchors[positive], boxes[positive])
+        samples = positive.sum(1).clamp(min=1)
+        return {"cls": samples, "centerness": samples, "bbox": centerness.sum(1)}
 
     def predict(self, features: list[Tensor], size: tuple[int, int]) -> list[dict[str, Tensor]]:
         """Boxes after non-maximum suppression."""

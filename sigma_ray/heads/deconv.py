@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sigma_ray import checks
 from sigma_ray.data import Info
+from sigma_ray.parallel import WHOLE, Share
 from sigma_ray.tasks import segmentation
 
 
@@ -59,9 +60,11 @@ class DeconvHead(nn.Module):
         """Logits at four times the map's resolution."""
         return self.classify(self.up(features[-1]))
 
-    def loss(self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+    def loss(
+        self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int], share: Share = WHOLE
+    ) -> Tensor:
         """Pixel cross-entropy against `mask` (B, *size)."""
-        return segmentation.loss(self(features).float(), targets["mask"], ignore_index=self.ignore_index)
+        return segmentation.loss(self(features).float(), targets["mask"], share, ignore_index=self.ignore_index)
 
     def predict(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Logits (B, C, *size)."""

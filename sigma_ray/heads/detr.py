@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from sigma_ray import checks
 from sigma_ray.data import Info
-from sigma_ray.heads._objects import MAX_DETECTIONS, detections, halving, objects
+from sigma_ray.heads._objects import MAX_DETECTIONS, detections, halving, is_object, objects
 from sigma_ray.heads._pyramid import pyramid
+from sigma_ray.parallel import WHOLE, Share
 
 Detections = list[dict[str, Tensor]]
 
@@ -77,24 +77,29 @@ class DetrHead(nn.Module):
         from sigma_ray.heads._maps_backbone import MapsBackbone
 
         self.pyramid, self.detector = levels, detector
-        # Without a box in the whole batch there is no denoising, and the embedding of its labels gets no gradient.
-        self.skips_parameters = detector.config.num_denoising > 0
         # In a list, which hides it from PyTorch: it is a part of the detector already.
         self._backbone = [next(module for module in detector.modules() if isinstance(module, MapsBackbone))]
 
-    def loss(self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+    def loss(
+        self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int], share: Share = WHOLE
+    ) -> Tensor:
         """The model's own loss: varifocal, L1 and GIoU, over all layers and denoising queries.
 
-        It is divided by the number of objects that a worker sees on average, as in DETR.
+        It is divided by the number of objects in the step's global batch, as in DETR.
         """
         maps, extent = self._levels(features, size)
         labels = []
         for image in objects(targets):
             low, high = (image["boxes"].float() / extent.repeat(2)).split(2, dim=-1)
             labels.append({"class_labels": image["labels"], "boxes": torch.cat([(low + high) / 2, high - low], -1)})
-        terms, factor = self._run(maps, labels).loss_dict, _normalisation(sum(map(_count, labels)), maps[0].device)
+        found = share.weights(lambda step: {"objects": is_object(step).sum(1)})["objects"]
+        terms = self._run(maps, labels).loss_dict
         # D-FINE's distillation ("ddf") is a mean of its own.
-        return torch.stack([value if "ddf" in name else value * factor for name, value in terms.items()]).sum()
+        weighted = [value * (share.images if "ddf" in name else found) for name, value in terms.items()]
+        if self.detector.config.num_denoising:
+            # Without an object nothing is denoised, but DDP waits for the gradient of every parameter.
+            weighted.append(self.detector.model.denoising_class_embed.weight.sum() * 0)
+        return torch.stack(weighted).sum()
 
     def predict(self, features: list[Tensor], size: tuple[int, int]) -> Detections:
         """The best of all pairs of query and class."""
@@ -167,24 +172,6 @@ def _detector(config: Config, num_levels: int, num_classes: int) -> Any:
     _group_norms(detector)
     detector.loss_function = _in_float32(detector.loss_function)
     return detector
-
-
-def _count(image: dict[str, Tensor]) -> int:
-    return len(image["class_labels"])
-
-
-def _normalisation(count: int, device: torch.device) -> Tensor:
-    """What turns a mean over this worker's `count` objects into one over the mean count of all workers.
-
-    Transformers divides by the worker's own count. A mean over workers would then weigh an object the more, the fewer
-    others its worker happens to see.
-    """
-    mean = own = torch.tensor(float(count), device=device)
-    if dist.is_available() and dist.is_initialized():
-        mean = own.clone()
-        dist.all_reduce(mean)
-        mean /= dist.get_world_size()
-    return own.clamp(min=1) / mean.clamp(min=1)
 
 
 def _group_norms(module: nn.Module) -> None:

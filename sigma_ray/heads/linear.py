@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from sigma_ray.data import Info
+from sigma_ray.parallel import WHOLE, Share
 from sigma_ray.tasks import segmentation
 
 
@@ -29,9 +30,11 @@ class LinearHead(nn.Module):
         self.ignore_index = info.ignore_index
         self.classify = nn.Conv2d(in_channels, info.num_classes, 1)
 
-    def loss(self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+    def loss(
+        self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int], share: Share = WHOLE
+    ) -> Tensor:
         """Pixel cross-entropy against `mask` (B, *size)."""
-        return segmentation.loss(self.predict(features, size), targets["mask"], ignore_index=self.ignore_index)
+        return segmentation.loss(self.predict(features, size), targets["mask"], share, ignore_index=self.ignore_index)
 
     def predict(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Logits (B, C, *size)."""

@@ -4,15 +4,18 @@ Source: Cheng et al., "Masked-attention Mask Transformer" (CVPR 2022); `mask2for
 of MMSegmentation, with the widths and depths below in place of its own where they differ.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sigma_ray import checks
 from sigma_ray.data import Info
 from sigma_ray.heads._mmseg import MMSegHead, official_config
 from sigma_ray.heads._pyramid import four_levels
+from sigma_ray.parallel import Share
 
 OFFICIAL = "mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py"
 
@@ -39,6 +42,22 @@ class Config:
             )
 
 
+class Mask2FormerHead(MMSegHead):
+    """Its losses are means over matched masks, and over queries weighted by class."""
+
+    def weights(self, share: Share) -> Mapping[str, Any]:
+        """What every loss term counts for."""
+        return share.weights(self._count)
+
+    def _count(self, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Masks of every image, one for each class in it and at least 1, and the summed weights of its queries."""
+        head, masks = self.head, targets["mask"]
+        found = [image[image != head.ignore_index].unique().numel() for image in masks]
+        matched = torch.tensor(found, dtype=torch.float64, device=masks.device).clamp(max=head.num_queries)
+        queries = matched + (head.num_queries - matched) * head.class_weight[-1]
+        return {"cls": queries, "mask": matched.clamp(min=1), "dice": matched.clamp(min=1)}
+
+
 def build(config: Config, *, in_channels: tuple[int, ...], strides: tuple[float, ...], info: Info) -> nn.Module:
     """The head on the last map of a plain ViT or on four stages."""
     head, dim = official_config(OFFICIAL).decode_head, config.channels
@@ -51,7 +70,7 @@ def build(config: Config, *, in_channels: tuple[int, ...], strides: tuple[float,
     head.pixel_decoder.encoder.num_layers = config.encoder_layers
     head.transformer_decoder.num_layers = config.decoder_layers
     head.positional_encoding.num_feats = dim // 2
-    return MMSegHead(head.to_dict(), pyramid, info.ignore_index)
+    return Mask2FormerHead(head.to_dict(), pyramid, info.ignore_index)
 
 
 def _resize(pixel: Any, decoder: Any, dim: int) -> None:

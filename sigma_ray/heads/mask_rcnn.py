@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from sigma_ray import checks
 from sigma_ray.data import Info
-from sigma_ray.heads._objects import MAX_DETECTIONS, detections, objects
+from sigma_ray.heads._objects import MAX_DETECTIONS, detections, is_object, objects
 from sigma_ray.heads._pyramid import pyramid
+from sigma_ray.parallel import WHOLE, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,14 +64,23 @@ class MaskRcnnHead(nn.Module):
         super().__init__()
         self.pyramid, self.proposals, self.regions = levels, proposals, regions
 
-    def loss(self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
-        """Sum of the losses of proposals, boxes and masks. Crowds are left out."""
+    def loss(
+        self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int], share: Share = WHOLE
+    ) -> Tensor:
+        """Sum of the losses of proposals, boxes and masks. Crowds are left out.
+
+        Torchvision's means are over sampled anchors and regions, as many in every image unless it has too few, and
+        over the regions that found an object, which depend on the predictions: objects stand for these.
+        """
         images = [
             {"boxes": image["boxes"].float(), "labels": image["labels"] + 1, "masks": image["masks"].to(torch.uint8)}
             for image in objects(targets)
         ]
         _, terms = self._run(features, size, images)
-        return torch.stack(list(terms.values())).sum()
+        masks = share.weights(lambda step: {"objects": is_object(step).sum(1)})["objects"]
+        return torch.stack(
+            [value * (masks if name == "loss_mask" else share.images) for name, value in terms.items()]
+        ).sum()
 
     def predict(self, features: list[Tensor], size: tuple[int, int]) -> list[dict[str, Tensor]]:
         """Boxes after non-maximum suppression, and their masks."""

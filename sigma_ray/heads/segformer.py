@@ -1,6 +1,7 @@
 """SegFormer's all-MLP head, MMSegmentation's implementation, on a simple feature pyramid or the backbone's stages.
 
-Source: Xie et al., "SegFormer" (NeurIPS 2021): 1x1 per level, upsample, concatenate, 1x1, dropout, classify.
+Source: Xie et al., "SegFormer" (NeurIPS 2021): 1x1 per level, upsample, concatenate, 1x1, dropout, classify. The batch
+norm is a group norm.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import nn
 from sigma_ray import checks
 from sigma_ray.data import Info
 from sigma_ray.heads._mmseg import MMSegHead
+from sigma_ray.heads._openmm import group_norm
 from sigma_ray.heads._pyramid import four_levels
 
 
@@ -39,7 +41,7 @@ def build(config: Config, *, in_channels: tuple[int, ...], strides: tuple[float,
         "channels": config.channels,
         "dropout_ratio": config.dropout,
         "num_classes": info.num_classes,
-        "norm_cfg": {"type": "BN"},
+        "norm_cfg": group_norm(config.channels),
         "align_corners": False,
         "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0},
     }

@@ -17,8 +17,9 @@ from sigma_ray import checks
 from sigma_ray.data import Info
 from sigma_ray.heads import _mmdet
 from sigma_ray.heads._objects import MAX_DETECTIONS, detections, halving, objects
-from sigma_ray.heads._openmm import meta
+from sigma_ray.heads._openmm import meta, total
 from sigma_ray.heads._pyramid import pyramid
+from sigma_ray.parallel import WHOLE, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +65,27 @@ class SoloHead(nn.Module):
         super().__init__()
         self.pyramid, self.head = levels, head
 
-    def loss(self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+    def loss(
+        self, features: list[Tensor], targets: dict[str, Tensor], size: tuple[int, int], share: Share = WHOLE
+    ) -> Tensor:
         """Dice loss of the masks and focal loss of the cells' classes. Crowds are left out."""
         outputs, extent = self._outputs(features, size)
         inside = (4 * outputs[0][0].shape[-2], 4 * outputs[0][0].shape[-1])
         found = [_instances(image, extent, inside) for image in objects(targets)]
         with torch.autocast(outputs[0][0].device.type, enabled=False):
-            return _mmdet.total(self.head.loss_by_feat(*outputs, found, [meta(inside)] * len(found)))
+            terms = self.head.loss_by_feat(*outputs, found, [meta(inside)] * len(found))
+            shapes = [level.shape[-2:] for level in outputs[0]]
+            return total(terms, share.weights(lambda step: self._count(step, shapes, extent, inside), {"cls": 1.0}))
+
+    def _count(
+        self, targets: dict[str, Tensor], shapes: list[Any], extent: tuple[float, float], inside: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Cells of every image that learn a mask; they are found whatever is predicted."""
+        cells = []
+        for image in objects(targets):
+            _, _, positive = self.head._get_targets_single(_instances(image, extent, inside), featmap_sizes=shapes)
+            cells.append(torch.cat([level.flatten() for level in positive]).sum())
+        return {"mask": torch.stack(cells), "cls": torch.stack(cells)}
 
     def predict(self, features: list[Tensor], size: tuple[int, int]) -> list[dict[str, Tensor]]:
         """Masks after matrix non-maximum suppression, and their boxes."""

@@ -2,7 +2,8 @@
 
 Source: Xiao et al., "Unified Perceptual Parsing for Scene Understanding" (ECCV 2018): pyramid pooling on the coarsest
 level, a feature pyramid over four, all fused at the finest. The auxiliary fully convolutional head works on the third
-level (stride 16). Widths, dropout and weight are those of MMSegmentation's `upernet_r50.py`.
+level (stride 16). Widths, dropout and weight are those of MMSegmentation's `upernet_r50.py`; its
+batch norms are group norms.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import nn
 from sigma_ray import checks
 from sigma_ray.data import Info
 from sigma_ray.heads._mmseg import MMSegHead
+from sigma_ray.heads._openmm import group_norm
 from sigma_ray.heads._pyramid import four_levels
 
 
@@ -26,8 +28,6 @@ class Config:
         auxiliary_channels: width of the auxiliary head.
         auxiliary_weight: weight of its loss; 0 leaves it out.
         dropout: before both classifiers.
-        norm: "batch", or "group" (32 groups), with which results do not depend on how a batch is split over workers
-            and batches of one image train.
     """
 
     task: ClassVar[str] = "segmentation"
@@ -38,32 +38,25 @@ class Config:
     auxiliary_channels: int = 256
     auxiliary_weight: float = 0.4
     dropout: float = 0.1
-    norm: str = "batch"
 
     def __post_init__(self) -> None:
         for name in ("channels", "pyramid_channels", "auxiliary_channels"):
             checks.positive(f"head.{name}", getattr(self, name))
         checks.non_negative("head.auxiliary_weight", self.auxiliary_weight)
         checks.fraction("head.dropout", self.dropout)
-        checks.one_of("head.norm", self.norm, ("batch", "group"))
-        if self.norm == "group" and (self.channels % 32 or self.auxiliary_channels % 32):
-            raise ValueError(
-                f"head.channels and head.auxiliary_channels must be multiples of 32 with head.norm=group, but got "
-                f"{self.channels} and {self.auxiliary_channels}; change them or use head.norm=batch."
-            )
 
 
 def build(config: Config, *, in_channels: tuple[int, ...], strides: tuple[float, ...], info: Info) -> nn.Module:
     """The head on the last map of a plain ViT or on four stages."""
     pyramid = four_levels(in_channels, strides, config.pyramid_channels)
-    norm = {"type": "BN"} if config.norm == "batch" else {"type": "GN", "num_groups": 32}
-    shared = {"num_classes": info.num_classes, "dropout_ratio": config.dropout, "norm_cfg": norm}
+    shared = {"num_classes": info.num_classes, "dropout_ratio": config.dropout}
     decoder = {
         "type": "UPerHead",
         "in_channels": list(pyramid.channels),
         "in_index": [0, 1, 2, 3],
         "pool_scales": (1, 2, 3, 6),
         "channels": config.channels,
+        "norm_cfg": group_norm(config.channels),
         "align_corners": False,
         "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 1.0},
         **shared,
@@ -75,6 +68,7 @@ def build(config: Config, *, in_channels: tuple[int, ...], strides: tuple[float,
         "num_convs": 1,
         "concat_input": False,
         "channels": config.auxiliary_channels,
+        "norm_cfg": group_norm(config.auxiliary_channels),
         "align_corners": False,
         "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": config.auxiliary_weight},
         **shared,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigma_ray.data import Info
-from sigma_ray.tasks._workers import gathered
+from sigma_ray.parallel import WHOLE, Share, gathered
 
 NAMES = ("absrel", "rmse", "log10", "d1", "d2", "d3")
 
@@ -22,7 +22,15 @@ def valid(target: Tensor, min_depth: float, max_depth: float) -> Tensor:
     return (target > min_depth) & (target < max_depth)
 
 
-def loss(prediction: Tensor, target: Tensor, *, min_depth: float, max_depth: float, weight: float = 0.5) -> Tensor:
+def loss(
+    prediction: Tensor,
+    target: Tensor,
+    share: Share = WHOLE,
+    *,
+    min_depth: float,
+    max_depth: float,
+    weight: float = 0.5,
+) -> Tensor:
     """Scale-invariant logarithmic loss, a mean over the images that have valid pixels.
 
     With g = log(prediction) - log(target) on an image's valid pixels it is sqrt(mean(g^2) - weight mean(g)^2), here
@@ -30,11 +38,12 @@ def loss(prediction: Tensor, target: Tensor, *, min_depth: float, max_depth: flo
 
     Source: Eigen et al., "Depth Map Prediction from a Single Image" (2014), equation 4, and its root, as Depth
     Anything and MMSegmentation's `SiLogLoss` have it. It is computed per image, so that it does not depend on how a
-    batch is split.
+    batch is cut.
 
     Args:
         prediction: (B, H, W) metres, greater than 0.
         target: (B, H, W) metres, 0 where nothing was measured.
+        share: what these images count for.
         min_depth: in metres; pixels at or below it do not count.
         max_depth: in metres; pixels at or beyond it do not count.
         weight: of the squared mean; 1 ignores the scale of an image altogether.
@@ -53,7 +62,13 @@ def loss(prediction: Tensor, target: Tensor, *, min_depth: float, max_depth: flo
     # The root has no gradient at 0, where the loss is at its least.
     positive = squared > 0
     per_image = torch.where(positive, torch.where(positive, squared, 1.0).sqrt(), 0.0)
-    return per_image.sum() / (count > 0).sum().clamp(min=1)
+    mean_loss = per_image.sum() / (count > 0).sum().clamp(min=1)
+    return mean_loss * share.weights(lambda step: _measured(step["depth"], min_depth, max_depth))["images"]
+
+
+def _measured(target: Tensor, min_depth: float, max_depth: float) -> dict[str, Tensor]:
+    """1 for every image with a valid pixel."""
+    return {"images": valid(target, min_depth, max_depth).any(2).any(1)}
 
 
 def resize(depth: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:

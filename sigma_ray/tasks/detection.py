@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sigma_ray.data import Info
-from sigma_ray.tasks._workers import gathered, world_size
+from sigma_ray.parallel import gathered, world
 
 MAX_DETECTIONS = 100
 """Detections of an image that count, those of highest score."""
@@ -50,10 +50,10 @@ class Metric:
         Raises:
             ValueError: no `index`, and several processes.
         """
-        if "index" not in targets and world_size() > 1:
+        if "index" not in targets and world()[1] > 1:
             raise ValueError(
                 "targets must hold index, each image's number in the split, when several processes evaluate, but got "
-                f"{', '.join(targets)} with {world_size()} processes; let the data add it."
+                f"{', '.join(targets)} with {world()[1]} processes; let the data add it."
             )
         for i, prediction in enumerate(predictions):
             target = {name: values[i] for name, values in targets.items()}

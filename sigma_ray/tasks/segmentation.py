@@ -9,26 +9,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from sigma_ray.data import Info
+from sigma_ray.parallel import WHOLE, Share, summed
 
 _CHUNK = 16  # classes resized at once
 
 
-def loss(logits: Tensor, mask: Tensor, *, ignore_index: int) -> Tensor:
+def loss(logits: Tensor, mask: Tensor, share: Share = WHOLE, *, ignore_index: int) -> Tensor:
     """Mean cross-entropy over the pixels that are not ignored.
 
     Args:
         logits: (B, C, h, w) at any resolution; resized bilinearly to the mask's.
         mask: (B, H, W) class ids.
+        share: what these images count for.
         ignore_index: id of pixels without a label. A batch with none but those has loss 0.
     """
     logits = resize(logits, mask.shape[-2:])
     total = F.cross_entropy(logits, mask, ignore_index=ignore_index, reduction="sum")
-    return total / (mask != ignore_index).sum().clamp(min=1)
+    mean = total / (mask != ignore_index).sum().clamp(min=1)
+    labelled = share.weights(lambda step: {"pixels": (step["mask"] != ignore_index).sum((1, 2))})
+    return mean * labelled["pixels"]
 
 
 def resize(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
@@ -85,9 +88,7 @@ class Metric:
         A class counts for mIoU when it occurs in the labels or the predictions and for mAcc when it occurs in the
         labels, as in MMSegmentation (nan-mean).
         """
-        confusion = self.confusion.clone()
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(confusion)
+        confusion = summed(self.confusion)
         hits, labels = confusion.diag().double(), confusion.sum(1).double()
         union = labels + confusion.sum(0) - hits
         return {

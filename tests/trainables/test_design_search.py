@@ -8,8 +8,8 @@ from optuna.trial import TrialState
 from trainables.design_search import DesignSearch
 
 
-def search(tmp_path, points, arms):
-    return DesignSearch(tmp_path / "optuna.log", "tiny", points, arms, "max")
+def search(tmp_path, points, arms, limit=lambda: 100):
+    return DesignSearch(tmp_path / "optuna.log", "tiny", points, arms, "max", limit)
 
 
 def trials(tmp_path):
@@ -48,3 +48,16 @@ def test_other_arms_are_another_optuna_study(tmp_path):
     more = search(tmp_path, [("c", 0)], ["a", "b", "c"])
     assert more.suggest("0") == {"arm": "c", "seed": 0}
     assert [len(found) for found in trials(tmp_path).values()] == [1, 1]
+
+
+def test_no_more_are_out_than_fit_and_what_fits_may_change(tmp_path):
+    fits = [1]
+    one = search(tmp_path, [("a", seed) for seed in range(4)], ["a"], lambda: fits[0])
+    assert one.suggest("0") == {"arm": "a", "seed": 0} and one.suggest("1") is None
+    fits[0] = 2
+    assert one.suggest("1") == {"arm": "a", "seed": 1} and one.suggest("2") is None
+    fits[0] = 1
+    one.on_trial_complete("0", {"objective": 0.4, "step": 10})
+    assert one.suggest("2") is None
+    one.on_trial_complete("1", None, error=True)
+    assert one.suggest("2") == {"arm": "a", "seed": 2}
