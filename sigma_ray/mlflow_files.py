@@ -109,15 +109,15 @@ def download(client: "MlflowClient", run_id: str, artifact_path: str, folder: Pa
         FileNotFoundError: a local store does not have it.
         ValueError: run id, path or the store's answer would leave their folders.
     """
+    target = inside(folder, run_id)
+    inside(target, artifact_path)
     place = urlsplit(client.get_run(run_id).info.artifact_uri or "")
     if place.scheme in ("", "file"):
-        local = inside(Path(url2pathname(place.path)), artifact_path)
+        local = Path(url2pathname(place.path)) / artifact_path
         if not local.exists():
             raise FileNotFoundError(f"MLflow run {run_id} has no artifact {artifact_path!r} at {local}.")
         return local
-    target = inside(folder, run_id)
     target.mkdir(parents=True, exist_ok=True)
-    inside(target, artifact_path)
     found = Path(client.download_artifacts(run_id, artifact_path, str(target)))
     if not found.resolve().is_relative_to(target.resolve()):
         raise ValueError(

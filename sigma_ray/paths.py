@@ -6,8 +6,8 @@ from pathlib import Path, PureWindowsPath
 NAME_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 
-def inside(folder: Path, name: str) -> Path:
-    """`folder / name`, for a name that does not lead out of the folder.
+def inside(folder: Path, name: str, source: object = "") -> Path:
+    """`folder / name`, for a name (of the file `source`, for the message) that does not lead out of the folder.
 
     Names alone are judged: links that the owner of the folder put there may lead elsewhere.
 
@@ -18,7 +18,8 @@ def inside(folder: Path, name: str) -> Path:
     absolute = name.startswith(("/", "\\")) or (os.name == "nt" and windows.drive)
     if not windows.parts or absolute or ".." in windows.parts or "\0" in name:
         raise ValueError(
-            f"a file's name must lie below {folder}, but got {name!r}; names that are absolute or hold .. are refused."
+            f"{source or 'a file name'} must name files below {folder}, but got {name!r}; names that are absolute or "
+            "go up by .. are refused, so correct it."
         )
     return folder / name
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sigma_ray import profiles, tasks
 from sigma_ray.config import TrialConfig, component, flatten, override, override_all, to_dict
+from sigma_ray.paths import plain_name
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ class Study:
     metric: str | None = None
     mode: str | None = None
     paper_note: str = ""
+
+    def __post_init__(self) -> None:
+        plain_name("the name of a study", self.name)  # folders are called so
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sigma_ray.data import _columns
+from sigma_ray.paths import inside
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def _read(path: Path, size: int, modified: int) -> Annotations:
     try:
         categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
         pictures = [{key: p[key] for key in ("id", "file_name", "height", "width")} for p in content["images"]]
+        for picture in pictures:
+            inside(path.parent, picture["file_name"], path)
         objects: dict[int, list[dict[str, Any]]] = {p["id"]: [] for p in pictures}
         problems = [
             o for o in content["annotations"] if o["image_id"] not in objects or o["category_id"] not in categories

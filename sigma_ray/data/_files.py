@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sigma_ray.data.loader import parallel
+from sigma_ray.paths import inside
 
 T = TypeVar("T")
 Files = Mapping[str, Iterable[Path]]
@@ -67,13 +68,15 @@ def listed_pairs(listing: Path, bases: Sequence[Path]) -> list[Pair]:
     """Pairs from a file with lines "<image> <target> ...", relative to the first of the `bases` that has the image.
 
     Raises:
-        ValueError: the list is missing or empty, or a line has no two paths.
+        ValueError: the list is missing or empty, or a line has no two paths, or one that leads out of its base.
     """
     pairs = []
     for line in lines_of(listing):
         names = [name.lstrip("/") for name in line.split()[:2]]
         if len(names) < 2:
             raise ValueError(f"{listing} must hold lines of two paths, image and target, but got {line!r}; correct it.")
+        for name in names:
+            inside(bases[0], name, listing)
         base = next((base for base in bases if (base / names[0]).is_file()), bases[0])
         pairs.append(Pair(base / names[0], base / names[1]))
     return pairs

@@ -16,6 +16,7 @@ from sigma_ray.data._info import Info
 from sigma_ray.data._needs import Needs, Part
 from sigma_ray.data._options import SegmentationOptions
 from sigma_ray.data._photos import PairSet
+from sigma_ray.paths import inside
 
 LISTS = "ImageSets/SegmentationContext"
 INNER = "VOCdevkit/VOC2010"
@@ -64,8 +65,9 @@ def _find(cfg: Config, root: Path) -> dict[str, list[Pair]]:
 
 
 def _pairs(base: Path, split: str) -> list[Pair]:
-    names = [line.split()[0] for line in _files.lines_of(base / LISTS / f"{split}.txt")]
-    return [Pair(base / "JPEGImages" / f"{n}.jpg", base / "SegmentationClassContext" / f"{n}.png") for n in names]
+    listing, pictures, masks = base / LISTS / f"{split}.txt", base / "JPEGImages", base / "SegmentationClassContext"
+    names = [line.split()[0] for line in _files.lines_of(listing)]
+    return [Pair(inside(pictures, f"{n}.jpg", listing), inside(masks, f"{n}.png", listing)) for n in names]
 
 
 SET = PairSet(

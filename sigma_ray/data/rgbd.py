@@ -16,6 +16,7 @@ from sigma_ray.data._info import Info
 from sigma_ray.data._needs import Needs, Part
 from sigma_ray.data._options import DepthOptions
 from sigma_ray.data._photos import PairSet
+from sigma_ray.paths import inside
 
 NEEDS = Needs(
     title="pictures with 16-bit depth",
@@ -62,7 +63,7 @@ def info(cfg: Config, task: str) -> Info:
 
 def _find(cfg: Config, root: Path) -> dict[str, list[Pair]]:
     names = {"train": "train", "val": "val", "test": cfg.test_list}
-    lists = {split: root / "splits" / f"{name}.txt" for split, name in names.items()}
+    lists = {split: inside(root / "splits", f"{name}.txt", "data.test_list") for split, name in names.items()}
     folders = {split: root / "rgb" / name for split, name in names.items()}
     if any(path.is_file() for path in lists.values()):
         found = {split: _files.listed_pairs(path, [root]) for split, path in lists.items() if path.is_file()}
