@@ -84,7 +84,7 @@ BAD = {
     "head of no type": (put("head_node_type", "boss"), "head_node_type.*must be one of"),
     "no workers": (put("available_node_types/gpu/max_workers", 0), "must have workers"),
     "min above max": (put("available_node_types/gpu/min_workers", 9), "max_workers"),
-    "missing mount": (put(MOUNTS, {"~/data": "/no/such/folder"}), "must name files that exist, but /no/such/folder"),
+    "missing mount": (put(MOUNTS, {"~/data": "/no/such/data"}), "must name files that exist, but /no/such/data"),
     "no token mount": (put(MOUNTS, {"~/sigma_ray": "."}), "must carry Ray's token"),
     "missing token": (put(MOUNTS, {"~/.ray/auth_token": "/no/token"}), "/no/token is missing; create it once"),
     "syntax": (put("worker_setup_commands", ["if true; then"]), "worker_setup_commands.*bash says"),
