@@ -1,4 +1,6 @@
 import copy
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +173,24 @@ def test_prepared_twice_is_prepared_once(name):
         assert kinds["head"]["resources"] == {"CPU": 0} and kinds["head"]["max_workers"] == 0
         assert kinds["gpu"]["min_workers"] == 0 and kinds["gpu"]["node_config"]["InstanceMarketOptions"]
         assert kinds["gpu"]["node_config"]["ImageId"] == kinds["head"]["node_config"]["ImageId"]
+
+
+def run_setup(index: int, home: Path, *, shared: str = "/mnt/sigma_ray") -> subprocess.CompletedProcess[str]:
+    command = filled("cluster.yaml")["setup_commands"][index].replace("/mnt/sigma_ray", shared)
+    return subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "HOME": str(home)}, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_node_without_the_shared_storage_says_so_and_does_not_join(home):
+    refused = run_setup(0, home, shared=str(home))
+    assert refused.returncode == 1 and f"error: {home} must be storage that all nodes share" in refused.stderr
+    assert run_setup(0, home, shared="/dev/shm").returncode == 0
+
+
+def test_a_second_setup_of_a_node_changes_nothing(home):
+    (home / ".bashrc").write_text("# mine\n")
+    for _ in range(2):
+        assert run_setup(1, home).returncode == 0
+    mine, added = (home / ".bashrc").read_text().splitlines()
+    assert mine == "# mine" and added.startswith("export RAY_AUTH_MODE=token PATH=~/sigma_ray/.venv/bin:")
