@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from sigma_ray import data, tracker_uri
 from sigma_ray.config import CODE_VERSION, from_dict, override_all
-from sigma_ray.mlflow_client import connect, download
+from sigma_ray.mlflow_client import connect
+from sigma_ray.mlflow_files import download
 from sigma_ray.study import Arm, Plan, Study, Trial
 from trainables.trial import Spec, label
 from trainables.tuner import make_specs
