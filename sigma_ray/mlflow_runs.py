@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sigma_ray.mlflow_client import all_runs, connect, experiment_id, is_final
+from sigma_ray.mlflow_client import all_runs, connect, experiment_id, is_final, trials_of
 from sigma_ray.mlflow_files import MAX_TAG_CHARS, Files
 from sigma_ray.spool import Event, Refused
 
@@ -193,11 +193,10 @@ class Runs:
     # -- shared by them --------------------------------------------------------------
 
     def _known(self) -> dict[str, _Known]:
-        """The study's trials by key; where two runs share a key (two drivers), a finished one counts."""
+        """The study's trials by key."""
         if self._trials is None:
-            runs = [run for run in self.all() if "trial_key" in run.data.tags]
             self._trials = {
-                run.data.tags["trial_key"]: _Known(
+                key: _Known(
                     run_id=run.info.run_id,
                     status=run.info.status,
                     tags=dict(run.data.tags),
@@ -205,7 +204,7 @@ class Runs:
                     metrics=tuple(run.data.metrics),
                     newest_ms=run.info.start_time or 0,
                 )
-                for run in sorted(runs, key=lambda run: run.info.status == "FINISHED")
+                for key, run in trials_of(self.all()).items()
             }
         return self._trials
 

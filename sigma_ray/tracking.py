@@ -13,14 +13,14 @@ import math
 import numbers
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from sigma_ray.checks import one_of
+from sigma_ray.mlflow_client import is_final, trials_of
 from sigma_ray.mlflow_files import missing
 from sigma_ray.mlflow_runs import Runs
 from sigma_ray.provenance import commit
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger", "Row", "check", "mlflow_ui_command", "redact"]
 
+T = TypeVar("T")
+PAUSES_S = (0.5, 2.0)
 LARGEST_FLOAT = 1.7976931348623157e308  # MLflow's databases store infinity as this number
 
 
@@ -161,10 +163,7 @@ class Ledger:
     def trials(self, timeout: float = 60.0) -> dict[str, Row]:
         """Every trial of the study by key, whatever its status, after all waiting events were delivered."""
         self._settle(timeout)
-        with self._asking():
-            runs = self._runs.all()
-        rows = [_row(run) for run in runs if "trial_key" in run.data.tags]
-        return {row.trial_key: row for row in sorted(rows, key=lambda row: row.status == "FINISHED")}
+        return {key: _row(run) for key, run in trials_of(self._ask(self._runs.all)).items()}
 
     def finished(self, timeout: float = 60.0) -> dict[str, Row]:
         """The trials that need not run again, by key."""
@@ -173,39 +172,47 @@ class Ledger:
     def repair(self, timeout: float = 60.0) -> int:
         """Turn runs that a dead driver left RUNNING into KILLED; return how many. Call it before `open`."""
         self._settle(timeout)
-        with self._asking():
-            stale = [run for run in self._runs.all() if run.info.status in ("RUNNING", "SCHEDULED")]
-            stale = [run for run in stale if run.data.tags.get("invocation") != self.invocation]
-            for run in stale:
-                self._runs.client.set_tag(run.info.run_id, "status_reason", "the driver died")
-                self._runs.client.set_terminated(run.info.run_id, "KILLED")
+        repaired = self._ask(self._repair)
         self._runs.forget()
+        return repaired
+
+    def _repair(self) -> int:
+        stale = [run for run in self._runs.all() if run.info.status in ("RUNNING", "SCHEDULED")]
+        stale = [run for run in stale if run.data.tags.get("invocation") != self.invocation]
+        for run in stale:
+            self._runs.client.set_tag(run.info.run_id, "status_reason", "the driver died")
+            self._runs.client.set_terminated(run.info.run_id, "KILLED")
         return len(stale)
 
     def history(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) of a metric's curve in step order, without a final value given later."""
-        with self._asking():
-            points = self._runs.client.get_metric_history(run_id, metric)
+        points = self._ask(lambda: self._runs.client.get_metric_history(run_id, metric))
         newest_first = sorted(points, key=lambda point: point.timestamp, reverse=True)
         return sorted({point.step: _infinite(point.value) for point in newest_first}.items())
 
     def download(self, run_id: str, artifact_path: str) -> Path:
         """Local path of an artifact; what lies in a local store, or still waits for it, is used in place."""
-        with self._asking():
-            return self._runs.files.download(run_id, artifact_path, self._spool_dir / "downloads")
+        folder = self._spool_dir / "downloads"
+        return self._ask(lambda: self._runs.files.download(run_id, artifact_path, folder))
 
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Turn what the store's clients raise into one line; refusals in plain words stay as they are."""
-        try:
-            yield
-        except (ValueError, FileNotFoundError):
-            raise
-        except Exception as error:  # MLflow raises its own types, and those of its HTTP and database clients
-            raise ConnectionError(
-                f"The tracking store {redact(self.uri)} does not answer as it should ({in_one_line(error)}); check it "
-                "and its login, or choose another with --tracking-uri."
-            ) from error
+    def _ask(self, read: Callable[[], T]) -> T:
+        """What `read` finds, which is asked again where the answer is lost.
+
+        Refusals in plain words stay as they are; whatever else the store's clients raise becomes one line.
+        """
+        for pause in (*PAUSES_S, None):
+            try:
+                return read()
+            except (ValueError, FileNotFoundError):
+                raise
+            except Exception as error:  # MLflow raises its own types, and those of its HTTP and database clients
+                if pause is None or is_final(error):
+                    raise ConnectionError(
+                        f"The tracking store {redact(self.uri)} does not answer as it should ({in_one_line(error)}); "
+                        "check it and its login, or choose another with --tracking-uri."
+                    ) from error
+                time.sleep(pause)
+        raise AssertionError("the last try returns or raises")
 
     def _settle(self, timeout: float) -> None:
         """Wait for the spool, because an answer that misses delivered-late events would be wrong."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from sigma_ray.failures import OutOfMemoryError, StorageError, is_transient, one_line
 from sigma_ray.files import write_atomically
+from sigma_ray.redaction import redact
 from trainables.trial import Spec, execute, label
 from trainables.workers import run_workers
 
@@ -92,7 +93,7 @@ def divide_further(spec: Spec) -> int | None:
 
 def _write_traceback(spec: Spec) -> None:
     """Keep what a developer needs; the ledger takes the file."""
-    write_atomically(Path(spec.folder) / ERROR_FILE, traceback.format_exc().encode())
+    write_atomically(Path(spec.folder) / ERROR_FILE, redact(traceback.format_exc()).encode())
 
 
 def _free_memory() -> None:

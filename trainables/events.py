@@ -12,6 +12,7 @@ from typing import Any
 from ray.tune import Callback
 
 from sigma_ray.config import flatten
+from sigma_ray.redaction import redact
 from sigma_ray.tracking import Ledger
 from trainables import cluster, placement
 from trainables.attempts import ERROR_FILE, divide_further
@@ -140,10 +141,12 @@ class Events(Callback):
             )
 
     def _again(self, spec: Spec, reason: str) -> None:
+        reason = redact(reason)
         self.ledger.fail(spec.key, reason)
         self.console.again(spec.arm, spec.seed, reason)
 
     def _failed(self, spec: Spec, reason: str) -> None:
+        reason = redact(reason)
         traceback = Path(spec.folder) / ERROR_FILE
         if traceback.exists():
             self.ledger.add(spec.key, "errors", [traceback])

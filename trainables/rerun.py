@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from sigma_ray import data, tracker_uri
+from sigma_ray.redaction import redact
 from sigma_ray.study import Plan
 from sigma_ray.tracking import Ledger
 from trainables import cluster, preflight, recorded, results
@@ -66,7 +67,7 @@ def main() -> None:
     try:
         sys.exit(rerun(flags))
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
         sys.exit(1 if isinstance(error, ConnectionError) else 2)
 
 

@@ -17,14 +17,16 @@ def run_workers(spec: Spec, *, memory_divisor: int, gpus: float) -> None:
     """
     from ray.exceptions import RayError
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
     from ray.tune.integration.ray_train import TuneReportCallback
+
+    from trainables import meeting
 
     trainer = TorchTrainer(
         work,
         train_loop_config={"spec": asdict(spec), "memory_divisor": memory_divisor},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=meeting.torch_config("nccl" if gpus else "gloo", Path(spec.folder)),
         scaling_config=ScalingConfig(num_workers=spec.config["num_workers"], use_gpu=bool(gpus)),
         run_config=RunConfig(
             name=spec.key, storage_path=str(Path(spec.folder).parent / "workers"), callbacks=[TuneReportCallback()]
