@@ -16,7 +16,7 @@ LOW_BYTES = 5 * 10**9
 
 def cluster_file(path: str) -> Iterator[Finding]:
     """A file for `ray up`."""
-    from trainables import cluster_files  # pyright: ignore[reportAttributeAccessIssue]
+    from trainables import cluster_files
 
     found = cluster_files.check(path)
     yield ok("cluster file", ", ".join(f"{name} {value}" for name, value in found.items()))
@@ -25,28 +25,29 @@ def cluster_file(path: str) -> Iterator[Finding]:
 def tracking(uri: str) -> Iterator[Finding]:
     """The store answers, and takes a run with a metric and a file, which is then deleted."""
     from sigma_ray import tracker_uri
-    from sigma_ray.mlflow_client import download
-    from sigma_ray.mlflow_runs import Runs
+    from sigma_ray.mlflow_client import connect, experiment_id
+    from sigma_ray.mlflow_files import download
 
     tracker_uri.check(uri)
     yield _server_version(uri)
-    runs = Runs(tracker_uri.absolute(uri), EXPERIMENT)
+    store = tracker_uri.absolute(uri)
+    client = connect(store)
     try:
-        run_id = runs.client.create_run(runs.experiment).info.run_id
+        run_id = client.create_run(experiment_id(client, store, EXPERIMENT)).info.run_id
     except Exception as error:
         raise ValueError(
             f"the tracking store {tracker_uri.redact(uri)} must take new runs, but refuses ({_first(error)}); check "
             "its database, its disk and your permission"
         ) from None
     try:
-        runs.client.log_metric(run_id, "doctor", 1.0)
+        client.log_metric(run_id, "doctor", 1.0)
         yield ok("tracking", f"{tracker_uri.redact(uri)} takes runs and metrics")
         with tempfile.TemporaryDirectory() as scratch:
             sent = Path(scratch) / "doctor.txt"
             sent.write_text(run_id)
             try:
-                runs.client.log_artifact(run_id, str(sent))
-                stored = download(runs.client, run_id, sent.name, Path(scratch) / "back").read_text()
+                client.log_artifact(run_id, str(sent))
+                stored = download(client, run_id, sent.name, Path(scratch) / "back").read_text()
             except Exception as error:
                 raise ValueError(
                     f"the artifact store of {tracker_uri.redact(uri)} must take files, but refuses ({_first(error)}); "
@@ -56,7 +57,7 @@ def tracking(uri: str) -> Iterator[Finding]:
             raise ValueError("the artifact store gave back another file than it was given; check what lies behind it")
         yield ok("artifacts", "a file was stored and read back")
     finally:
-        runs.client.delete_run(run_id)
+        client.delete_run(run_id)
 
 
 def _server_version(uri: str) -> Finding:
@@ -105,7 +106,7 @@ def authentication() -> Finding:
         with grpc.insecure_channel(ray.get_runtime_context().gcs_address) as channel:
             stub(channel).InternalKVGet(request, timeout=connection.ANSWER_S)
     except grpc.RpcError as error:
-        if error.code() == grpc.StatusCode.UNAUTHENTICATED:  # pyright: ignore[reportAttributeAccessIssue]
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             return ok("ray token", f"wanted; here from {connection.token_source()}")
         return ok("ray token", "the cluster takes no plain connection")
     return warning(
