@@ -13,7 +13,6 @@ from sigma_ray import backbone
 from sigma_ray.adapter_files import read_adapter
 from sigma_ray.checkpoint import Checkpoints
 from sigma_ray.data.tables import Table
-from sigma_ray.failures import CheckpointError
 from sigma_ray.study import Study
 
 ROOT = Path(__file__).parents[1]
@@ -120,8 +119,8 @@ def test_weights_that_hold_code_are_refused_and_not_run(tmp_path: Path, write: C
     with pytest.raises(ValueError, match="Cannot open the table"):
         Table.open(path)
     path.rename(tmp_path / "step-00000001.safetensors")
-    with pytest.raises(CheckpointError):
-        Checkpoints(tmp_path).load()
+    with pytest.warns(UserWarning, match="cannot be used"):
+        assert Checkpoints(tmp_path).load() is None
     assert not marker.exists()
     pickle.loads(pickle.dumps(Evil(marker)))
     assert marker.exists()  # it would have run

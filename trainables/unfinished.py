@@ -56,6 +56,8 @@ def noted(folder: Path) -> Iterator[None]:
 
     def stop(number: int, frame: Any) -> None:
         terminated.append(number)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, stop)

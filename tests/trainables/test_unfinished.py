@@ -16,9 +16,10 @@ from trainables import unfinished
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
-import sys, time
+import os, signal, sys, time
 from pathlib import Path
 from trainables import unfinished
+signal.signal(signal.SIGINT, signal.SIG_IGN if "IN_BACKGROUND" in os.environ else signal.default_int_handler)
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
 with (folder / "starts").open("a") as file:
@@ -79,6 +80,15 @@ def test_what_stops_a_study_decides(tmp_path, start, number, stays, monkeypatch)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         assert unfinished.resume(tmp_path / "results") == 0
         assert (tmp_path / "results" / "tiny" / "starts").read_text() == "xx" and not note(tmp_path).exists()
+
+
+def test_a_study_in_the_background_heeds_sigterm_too(tmp_path, start, monkeypatch):
+    """Shells have what they start with `&` ignore SIGINT."""
+    monkeypatch.setenv("IN_BACKGROUND", "1")
+    process = start("wait", "0")
+    wait_for(note(tmp_path))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) != 0 and note(tmp_path).exists()
 
 
 def test_resume_passes_a_running_study_and_keeps_the_worst_code(tmp_path, capfd):
