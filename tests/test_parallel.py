@@ -111,7 +111,9 @@ def fail_and_linger(rank, folder):
     fail_on_one(rank, folder, lingers=True)
 
 
-@pytest.mark.parametrize(("work", "timeout"), [(fail_at_once, 120), (fail_and_linger, 5)])
+@pytest.mark.parametrize(
+    ("work", "timeout"), [(fail_at_once, 120), pytest.param(fail_and_linger, 5, marks=pytest.mark.slow)]
+)
 def test_no_worker_waits_for_ever_for_one_that_failed(tmp_path, work, timeout):
     """Its peer learns of it as soon as the process ends, and otherwise after the group's timeout."""
     running = mp.start_processes(

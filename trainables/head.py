@@ -12,6 +12,8 @@ locks do not hold on network storage. Artifacts are on the shared storage.
 """
 
 import contextlib
+import itertools
+import math
 import os
 import signal
 import socket
@@ -27,6 +29,9 @@ import tyro
 
 from trainables import growth
 from trainables.head_unit import STOP_TIMEOUT_S, UNIT, Options, cluster_config, shared_folder, start, systemctl
+
+STOP_S = 30.0
+"""A `ray stop` takes seconds; what ends this long after one has another reason."""
 
 
 def main() -> None:
@@ -59,18 +64,26 @@ def run(options: Options, command: Sequence[str]) -> int:
         config, gcs = cluster_config(command), growth.address()
         can_grow = bool(config) and growth.announce(gcs, config)
         _notify("READY=1")
-        resumed = False
-        while mlflow.poll() is None and ray.poll() is None:
-            if not _has_gcs(ray):
-                print("Ray was stopped; MLflow ends with it.", flush=True)
-                systemctl("disable", UNIT, check=False)
-                return 0
-            if not resumed and (can_grow or growth.has_workers(gcs)):
-                _resume(shared)
-                resumed = True
-            time.sleep(1)
-        print(f"error: {'Ray' if mlflow.poll() is None else 'MLflow'} died; both start again.", flush=True)
-        return 1
+        return _serve(mlflow, ray, gcs, shared, can_grow=can_grow)
+
+
+def _serve(mlflow: subprocess.Popen, ray: subprocess.Popen, gcs: str, shared: Path, *, can_grow: bool) -> int:
+    """Watch both until one ends; resume studies as soon as there is somewhere to run them."""
+    resumed, stop_seen = False, -math.inf
+    while mlflow.poll() is None and ray.poll() is None and _has_gcs(ray):
+        if _is_being_stopped():
+            stop_seen = time.monotonic()
+        if not resumed and (can_grow or growth.has_workers(gcs)):
+            _resume(shared)
+            resumed = True
+        time.sleep(1)
+    if mlflow.poll() is None and time.monotonic() - stop_seen < STOP_S:
+        print("Ray was stopped; MLflow ends with it.", flush=True)
+        systemctl("disable", UNIT, check=False)
+        ray.kill()  # asked politely, it would wait for work to drain
+        return 0
+    print(f"error: {'Ray' if mlflow.poll() is None else 'MLflow'} died; both start again.", flush=True)
+    return 1
 
 
 def mlflow_command(options: Options, shared: Path) -> list[str]:
@@ -113,7 +126,7 @@ def _answers(url: str) -> bool:
 
 
 def _has_gcs(ray: subprocess.Popen) -> bool:
-    """Whether Ray's control service lives; `ray start --block` itself outlives a `ray stop`."""
+    """Whether Ray's control service lives; `ray start --block` can outlive it."""
     try:
         children = psutil.Process(ray.pid).children()
         return any(
@@ -121,6 +134,16 @@ def _has_gcs(ray: subprocess.Popen) -> bool:
         )
     except psutil.NoSuchProcess:
         return False
+
+
+def _is_being_stopped() -> bool:
+    """Whether a `ray stop` runs on this node: the way in which Ray's processes end does not tell it from a crash."""
+    commands = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+    return any(
+        Path(program).name == "ray" and argument == "stop"
+        for command in commands
+        for program, argument in itertools.pairwise(command)
+    )
 
 
 def _notify(state: str) -> None:

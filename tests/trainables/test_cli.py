@@ -37,8 +37,14 @@ def test_flags_are_frozen():
     assert {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cli.Flags)} == FLAGS
 
 
-@pytest.mark.parametrize("study", STUDIES)
-@pytest.mark.parametrize("profile", ["demo", "paper"])
+@pytest.mark.parametrize(
+    ("study", "profile"),
+    [
+        *((study, "demo") for study in STUDIES),
+        (STUDIES[0], "paper"),
+        *(pytest.param(study, "paper", marks=pytest.mark.slow) for study in STUDIES[1:]),
+    ],
+)
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, study, profile):
     result = run("--dry-run", "--profile", profile, study=study, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -91,6 +97,7 @@ def test_output_that_cannot_be_written(tmp_path):
     assert result.returncode == 2 and "--output" in result.stderr and result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit(tmp_path):
     import torch
     from safetensors.torch import save_file

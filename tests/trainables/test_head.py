@@ -1,6 +1,7 @@
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,3 +92,31 @@ def test_mlflow_listens_on_loopback_with_artifacts_on_shared_storage(monkeypatch
     command = " ".join(head.mlflow_command(OPTIONS, Path("/mnt/sigma_ray")))
     assert "--host 127.0.0.1 --port 5000" in command
     assert f"sqlite:///{tmp_path}/mlflow.db --artifacts-destination /mnt/sigma_ray/mlflow" in command
+
+
+def test_a_ray_stop_is_seen_while_it_runs(tmp_path):
+    assert not head._is_being_stopped()
+    program = tmp_path / "ray"
+    program.write_text("import time; time.sleep(60)")
+    stop = subprocess.Popen([sys.executable, str(program), "stop"])
+    try:
+        assert head._is_being_stopped()
+    finally:
+        stop.kill()
+        stop.wait()
+    assert not head._is_being_stopped()
+
+
+@pytest.mark.parametrize(("stopping", "code"), [(True, 0), (False, 1)])
+def test_only_a_ray_stop_keeps_the_services_from_coming_back(monkeypatch, tmp_path, stopping, code):
+    asked = []
+    monkeypatch.setattr(head, "systemctl", lambda *arguments, **_: asked.append(arguments))
+    monkeypatch.setattr(head, "_is_being_stopped", lambda: stopping)
+    monkeypatch.setattr(head, "_has_gcs", lambda ray: True)
+    mlflow, ray = (subprocess.Popen(["sleep", seconds]) for seconds in ("60", "1"))  # Ray ends by itself
+    try:
+        assert head._serve(mlflow, ray, "", tmp_path, can_grow=True) == code
+    finally:
+        mlflow.kill()
+        mlflow.wait()
+    assert asked == ([("disable", head.UNIT)] if stopping else [])
