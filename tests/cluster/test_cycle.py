@@ -51,11 +51,12 @@ def tracking(cluster: Machines) -> str:
 
 def trials(cluster: Machines) -> dict[str, Any]:
     """Every trial's run by its key, as the MLflow server tells them; none while the server is away."""
-    import mlflow
     from mlflow.exceptions import MlflowException
 
+    from sigma_ray.mlflow_client import connect
+
     try:
-        client = mlflow.MlflowClient(tracking(cluster))
+        client = connect(tracking(cluster))
         experiment = client.get_experiment_by_name("ablate_bottleneck")
         runs = client.search_runs([experiment.experiment_id]) if experiment else []
     except MlflowException:
