@@ -11,7 +11,7 @@ from trainables import nodes
 VISIBLE_S = 10.0
 """Longest wait until a file written on one node is seen on another (network file systems keep what they know)."""
 
-TOKEN = "token"
+PROBE, TOKEN = ".storage-", "token"
 WAY_OUT = "put --output on storage that all nodes mount at the same path (docs/cluster.md)"
 
 
@@ -54,6 +54,12 @@ def check(folder: Path, *, needed_bytes: int = 0) -> dict[str, int]:
     return {str(node): free[node] for node in sorted(free)}
 
 
+def clear(folder: Path) -> None:
+    """Remove what checks left that were killed; the caller knows that none is at work on this folder."""
+    for probe in folder.glob(f"{PROBE}*"):
+        shutil.rmtree(probe, ignore_errors=True)
+
+
 def visit(node_id: str, place: str, token: str) -> int:
     """On a node: read the driver's token, leave an answer beside it, and return the free bytes there.
 
@@ -71,7 +77,7 @@ def visit(node_id: str, place: str, token: str) -> int:
 
 def _make_probe(folder: Path) -> Path:
     """A folder of this check's own, with the token in it."""
-    probe = folder / f".storage-{uuid.uuid4().hex}"
+    probe = folder / f"{PROBE}{uuid.uuid4().hex}"
     probe.mkdir(parents=True)
     write_atomically(probe / TOKEN, uuid.uuid4().hex.encode())
     return probe

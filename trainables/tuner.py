@@ -127,8 +127,9 @@ def _run(
 
 
 def _tidy(specs: Mapping[str, Spec], finished: Mapping[str, Any], folder: Path) -> None:
-    """Remove what only an unfinished trial needs: MLflow has the models, and nothing resumes a finished trial."""
+    """Remove what only unfinished trials need: MLflow has the models, and nothing resumes a finished trial."""
     shutil.rmtree(folder / "trials" / "workers", ignore_errors=True)
+    storage.clear(folder)
     for spec in specs.values():
         if spec.key in finished:
             shutil.rmtree(spec.folder, ignore_errors=True)

@@ -98,3 +98,14 @@ def second_node(folder, node: nodes.Node) -> bool:
     """Whether a node is the one whose processes are in `folder`."""
     (raylet,) = processes(folder, "raylet")
     return any(node.id in argument for argument in raylet.cmdline())
+
+
+def test_what_killed_checks_left_is_cleared(tmp_path, monkeypatch):
+    monkeypatch.setattr(nodes, "alive", list)
+    with pytest.MonkeyPatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)
+        storage.check(tmp_path)
+    (tmp_path / "table.md").touch()
+    assert len(list(tmp_path.iterdir())) == 2
+    storage.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
