@@ -16,7 +16,7 @@ from sigma_ray.study import Plan
 from sigma_ray.tracking import Ledger
 from trainables import cluster, preflight, recorded, results
 from trainables.trial import Spec, label
-from trainables.tuner import train
+from trainables.tuner import prepare, tidy, train
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -140,10 +140,13 @@ def _train(plan: Plan, spec: Spec, ledger: Ledger, folder: Path, address: str, o
     with cluster.Session(address, config.num_workers) as session:
         preflight.models([config], opened)
         room = session.room(config, None)
+        prepare(folder)
         ledger.open(results.plan_record(plan, specs), results.environment())
         failures = train(plan, specs, specs, ledger, folder, session, room)
     ledger.close("FAILED" if failures else "FINISHED", timeout=60)
     row = ledger.trials().get(key)
+    if row and row.status == "FINISHED":
+        tidy(specs, {key: row}, folder)
     if row is None:
         raise ConnectionError("MLflow does not answer; nothing is lost: the same command goes on from here.")
     return row.run_id

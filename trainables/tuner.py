@@ -106,8 +106,7 @@ def _run(
             preflight.models({t.arm: t.config for t in plan.trials if label(t.arm, t.seed) in missing}.values(), opened)
             room = session.room(first, flags.jobs)
             slots = room.slots(session.resources())
-            (folder / "trials").mkdir(exist_ok=True)
-            storage.check(folder)
+            prepare(folder)
             ledger.open(results.plan_record(plan, specs), results.environment())
             failures = train(plan, missing, specs, ledger, folder, session, room)
     else:
@@ -119,14 +118,24 @@ def _run(
     finished = ledger.finished()
     failed = len([spec for spec in specs.values() if spec.key not in finished])
     if stored_all := ledger.close("FAILED" if failed else "FINISHED", artifacts=files):
-        _tidy(specs, finished, folder)
+        tidy(specs, finished, folder)
     results.print_end(plan, len(missing), failed, folder, flags.tracking_uri)
     if not stored_all:
         raise ConnectionError(ledger.problem)
     return 1 if failed else 0
 
 
-def _tidy(specs: Mapping[str, Spec], finished: Mapping[str, Any], folder: Path) -> None:
+def prepare(folder: Path) -> None:
+    """Make the folder of a study's trials, on storage that all nodes of the connected cluster share.
+
+    Raises:
+        ValueError: they do not.
+    """
+    (folder / "trials").mkdir(exist_ok=True)
+    storage.check(folder)
+
+
+def tidy(specs: Mapping[str, Spec], finished: Mapping[str, Any], folder: Path) -> None:
     """Remove what only unfinished trials need: MLflow has the models, and nothing resumes a finished trial."""
     shutil.rmtree(folder / "trials" / "workers", ignore_errors=True)
     storage.clear(folder)
