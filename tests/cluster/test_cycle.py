@@ -11,7 +11,7 @@ import psutil
 import pytest
 from loopback import HEAD, WORKER, Machines, machines, skip_if_impossible
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1500)]
 SMALL = "--seeds 1 --set data.num_train=64 --set data.num_val=16 --set data.num_test=16"
 STUDY = f"python -m studies.ablate_bottleneck {SMALL}"
 

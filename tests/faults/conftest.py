@@ -16,8 +16,6 @@ from benchmarks.faults.tracker import TrackingServer
 IN_CI = (
     "test_a_killed_process_is_replaced_and_goes_on",
     "test_a_damaged_checkpoint_is_left_out[a bit turned over]",
-    "test_a_killed_nodes_trials_go_on_elsewhere",
-    "test_a_server_that_dies_in_the_middle_gets_everything_when_it_is_back",
 )
 STEPS, INTERVAL = 60, 5
 PROGRAM = (str(Path(__file__).parent / "pair_study.py"),)
@@ -25,10 +23,10 @@ PROGRAM = (str(Path(__file__).parent / "pair_study.py"),)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them would make CI too long: it has one of each sort."""
+    """All of them would make CI too long: it has two of them."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker("slow" if item.name in IN_CI else "cluster")
+            item.add_marker("slow" if item.name in IN_CI else "chaos")
 
 
 @dataclasses.dataclass

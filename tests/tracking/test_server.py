@@ -19,7 +19,7 @@ from servers import Proxy, Server
 from sigma_ray import tracking
 from sigma_ray.tracking import Ledger
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 NOT_WAITING_S = 0.1  # a busy machine may take the processor away; a request that is waited for takes seconds
 
 
@@ -75,6 +75,7 @@ def check_curve(ledger: Ledger, key: str, steps: range) -> None:
     assert [point.timestamp for point in stored] == sorted(point.timestamp for point in stored)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_comes_back(server: Server, study: str, tmp_path: Path) -> None:
     """Nothing lost, order kept, no run twice; NaN and artifacts travel over HTTP."""
     ledger = Ledger(server.uri, study, tmp_path / "spool")
@@ -106,6 +107,7 @@ def test_a_server_that_dies_and_comes_back(server: Server, study: str, tmp_path:
     assert len(ledger._runs.all()) == 3
 
 
+@pytest.mark.chaos
 def test_a_server_killed_while_points_keep_coming(server: Server, study: str, tmp_path: Path) -> None:
     """Twice, at whatever request it is at."""
     ledger = Ledger(server.uri, study, tmp_path / "spool")
@@ -137,6 +139,7 @@ print(time.monotonic() - begun, flush=True)
 """
 
 
+@pytest.mark.chaos
 def test_a_server_that_hangs_is_never_waited_for(server: Server, study: str, tmp_path: Path) -> None:
     """Neither while training, nor long at the end; what it did not take it gets once it wakes."""
     ledger = Ledger(server.uri, study, tmp_path / "spool")
@@ -162,6 +165,7 @@ def test_a_server_that_hangs_is_never_waited_for(server: Server, study: str, tmp
     assert second.close()
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("fault", ["cut", "torn", "html"])
 def test_requests_that_go_wrong_one_in_three(
     server: Server, study: str, proxy: Proxy, tmp_path: Path, fault: str
@@ -188,6 +192,7 @@ def test_requests_that_go_wrong_one_in_three(
     assert ledger.close("FINISHED") and len(ledger._runs.all()) == 4
 
 
+@pytest.mark.chaos
 def test_an_artifact_store_behind_the_server_that_breaks(server: Server, study: str, tmp_path: Path) -> None:
     """HTTP 500 for files alone: metrics pass, and the file follows when it is mended."""
     ledger = Ledger(server.uri, study, tmp_path / "spool")
@@ -213,6 +218,7 @@ def test_an_artifact_store_behind_the_server_that_breaks(server: Server, study: 
     assert row.missing_files == "" and second.download(row.run_id, "weights.bin").read_bytes() == b"w"
 
 
+@pytest.mark.chaos
 def test_a_server_that_lost_its_database(server: Server, study: str, template: Path, tmp_path: Path, caplog) -> None:
     """What it forgot is said to be refused; what starts afterwards is recorded, and nothing waits for ever."""
     ledger = Ledger(server.uri, study, tmp_path / "spool")
@@ -232,6 +238,7 @@ def test_a_server_that_lost_its_database(server: Server, study: str, template: P
     assert ledger.close("FAILED")
 
 
+@pytest.mark.chaos
 def test_a_database_that_somebody_locked(uri: str, tmp_path: Path) -> None:
     """A backup of a sqlite store, say: training goes on, and what happened meanwhile is delivered."""
     ledger = Ledger(uri, "study", tmp_path / "spool")

@@ -169,8 +169,14 @@ def test_failed_trial_leaves_the_others_alone(tmp_path):
     assert {one.info.status for one in runs(tmp_path) if "trial_key" not in one.data.tags} == {"FAILED"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", ["started", "step 10/60", "[1/2]"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("started", marks=pytest.mark.chaos),
+        pytest.param("step 10/60", marks=pytest.mark.slow),
+        pytest.param("[1/2]", marks=pytest.mark.chaos),
+    ],
+)
 def test_killed_driver_is_continued(tmp_path, moment):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
     arguments = command("sigma,fixed", *LONGER)
