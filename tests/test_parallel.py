@@ -112,7 +112,7 @@ def fail_and_linger(rank, folder):
 
 
 @pytest.mark.parametrize(
-    ("work", "timeout"), [(fail_at_once, 120), pytest.param(fail_and_linger, 5, marks=pytest.mark.slow)]
+    ("work", "timeout"), [(fail_at_once, 120), pytest.param(fail_and_linger, 5, marks=pytest.mark.chaos)]
 )
 def test_no_worker_waits_for_ever_for_one_that_failed(tmp_path, work, timeout):
     """Its peer learns of it as soon as the process ends, and otherwise after the group's timeout."""

@@ -13,20 +13,8 @@ from benchmarks.faults.driver import Driver, Recorded, recorded, small
 from benchmarks.faults.nodes import Cluster
 from benchmarks.faults.tracker import TrackingServer
 
-IN_CI = (
-    "test_a_killed_process_is_replaced_and_goes_on",
-    "test_a_damaged_checkpoint_is_left_out[a bit turned over]",
-)
 STEPS, INTERVAL = 60, 5
 PROGRAM = (str(Path(__file__).parent / "pair_study.py"),)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of them would make CI too long: it has two of them."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker("slow" if item.name in IN_CI else "chaos")
 
 
 @dataclasses.dataclass

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.faults import disks
 from benchmarks.faults.nodes import free_port
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 
 def test_a_server_that_is_down_at_the_start_is_refused_in_one_line(study):

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.faults import disks
 from benchmarks.faults.processes import title
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
 
 def test_a_killed_process_is_replaced_and_goes_on(study):

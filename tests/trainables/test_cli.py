@@ -39,11 +39,7 @@ def test_flags_are_frozen():
 
 @pytest.mark.parametrize(
     ("study", "profile"),
-    [
-        *((study, "demo") for study in STUDIES),
-        (STUDIES[0], "paper"),
-        *(pytest.param(study, "paper", marks=pytest.mark.slow) for study in STUDIES[1:]),
-    ],
+    [*((study, "demo") for study in STUDIES), (STUDIES[0], "paper")],
 )
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path, study, profile):
     result = run("--dry-run", "--profile", profile, study=study, cwd=tmp_path)

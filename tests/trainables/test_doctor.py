@@ -176,7 +176,7 @@ def test_this_machine_alone_is_fine(tmp_path):
     assert "is seen and written by 1 nodes" in done.stdout and "ray, sigma_ray" not in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs to mount folders for one process")
 def test_a_cluster_with_open_doors_and_a_node_without_data(tmp_path):

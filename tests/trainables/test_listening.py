@@ -37,9 +37,8 @@ def is_loopback(address: str) -> bool:
     return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.chaos), pytest.param(2, marks=pytest.mark.slow)])
 def test_nothing_listens_beyond_loopback(tmp_path: Path, workers: int) -> None:
     """Ray's servers, its workers and, with two of them, those of torch."""
     settings = [*SMALL, f"num_workers={workers}", "train.eval_interval=10"]

@@ -54,7 +54,7 @@ def test_one_node_needs_no_task(tmp_path, monkeypatch):
         storage.check(tmp_path / "file")
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_all_nodes_see_shared_storage(apart):
     folder, _ = apart
     began = time.monotonic()
@@ -65,7 +65,7 @@ def test_all_nodes_see_shared_storage(apart):
         storage.check(folder / "shared", needed_bytes=10**18)
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.parametrize(("name", "says"), [("elsewhere", "is not the driver's folder"), ("fixed", "Read-only")])
 def test_a_node_that_does_not_share_it_is_named(apart, name, says):
     folder, second = apart
@@ -76,7 +76,7 @@ def test_a_node_that_does_not_share_it_is_named(apart, name, says):
     assert "\n" not in str(refused.value) and list((folder / name).iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 def test_a_node_that_hangs_is_named_and_one_that_dies_is_left_out(apart, monkeypatch):
     folder, second = apart
     (raylet,) = processes(second, "raylet")

@@ -211,14 +211,3 @@ def test_killed_driver_is_continued(tmp_path, moment):
         # What had a checkpoint at step 10 goes on from there: its steps are stored once, in order, without a gap.
         steps = [one["step"] for one in history(tmp_path, "val/miou")]
         assert steps == [10, 20, 30, 40, 50, 60]
-
-
-@pytest.mark.slow
-def test_two_workers(tmp_path):
-    flags = [*QUICK, "--set", "num_workers=2"]
-    flags[flags.index("--seeds") + 1] = "1"
-    result = run("sigma", *flags, cwd=tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
-    table = pq.read_table(tmp_path / "results/tiny/trials.parquet").to_pylist()
-    assert [row["status"] for row in table] == ["FINISHED"]
-    assert [one["step"] for one in history(tmp_path, "val/miou", "1")] == [3, 6]
