@@ -2,7 +2,7 @@
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import tyro
 
@@ -70,11 +70,16 @@ def main(study: Study, *, of_methods: bool = False) -> None:
 
         sys.exit(run_study(plan, flags))
     except (ValueError, OSError) as error:
-        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, ConnectionError) else 2)
+        refuse(error)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def refuse(error: Exception) -> NoReturn:
+    """Say in one line, without secrets, what is wrong, and exit: 1 where MLflow went away, 2 where input is refused."""
+    print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
+    sys.exit(1 if isinstance(error, ConnectionError) else 2)
 
 
 def _of_methods(plan: Plan, flags: MatchingFlags) -> Plan:

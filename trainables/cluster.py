@@ -55,11 +55,10 @@ class Session:
 
 def _connect(address: str, workers: int) -> None:
     _quiet()
+    local: dict[str, Any] = {}
     if address == "local":
         _keep_freed_memory()
         _on_loopback()
-    local: dict[str, Any] = {}
-    if address == "local":
         # Stopping a trial of several workers needs the dashboard's State API to free their placement group.
         local["include_dashboard"] = workers > 1
         if workers > 1:

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sigma_ray import tracker_uri
-from sigma_ray.mlflow_client import connect
 from sigma_ray.tracking import Ledger
-from trainables import preflight, unfinished
+from trainables import preflight, recorded, unfinished
 from trainables.findings import Finding, ok, warning
 
 if TYPE_CHECKING:
@@ -18,8 +16,7 @@ DELIVERY_S = 30.0
 
 def studies(uri: str, output: Path) -> Iterator[Finding]:
     """Every study below `output`, repaired unless it is running; and runs in MLflow that seem to run elsewhere."""
-    tracker_uri.check(uri)
-    client = connect(tracker_uri.absolute(uri))
+    client = recorded.client_for(uri)
     seen = set()
     for folder in sorted(path for path in output.glob("*") if (path / ".lock").exists()):
         seen.add(folder.name)

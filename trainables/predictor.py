@@ -81,12 +81,10 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _model_file(flags: Flags, folder: Path) -> Path:
     """The run's model, on this machine."""
-    from sigma_ray import tracker_uri
-    from sigma_ray.mlflow_client import connect
     from sigma_ray.mlflow_files import download
+    from trainables import recorded
 
-    tracker_uri.check(flags.tracking_uri)
-    client = connect(tracker_uri.absolute(flags.tracking_uri))
+    client = recorded.client_for(flags.tracking_uri)
     try:
         return download(client, flags.run, MODEL_FILE, folder)
     except FileNotFoundError as error:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import tyro
 
 from sigma_ray import data, tracker_uri
-from sigma_ray.redaction import redact
 from sigma_ray.study import Plan
 from sigma_ray.tracking import Ledger
-from trainables import cluster, preflight, recorded, results
+from trainables import cli, cluster, preflight, recorded, results
 from trainables.trial import Spec, label
 from trainables.tuner import prepare, tidy, train
 
@@ -67,8 +66,7 @@ def main() -> None:
     try:
         sys.exit(rerun(flags))
     except (ValueError, OSError) as error:
-        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, ConnectionError) else 2)
+        cli.refuse(error)
 
 
 def rerun(flags: Flags) -> int:

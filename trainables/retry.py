@@ -9,7 +9,6 @@ from pathlib import Path
 import tyro
 
 from sigma_ray import data, tracker_uri
-from sigma_ray.redaction import redact
 from sigma_ray.tracking import Ledger, Row
 from trainables import cli, recorded
 from trainables.tuner import run_study
@@ -46,8 +45,7 @@ def main() -> None:
     try:
         sys.exit(retry(flags))
     except (ValueError, OSError) as error:
-        print(f"error: {redact(' '.join(str(error).split()))}", file=sys.stderr)
-        sys.exit(1 if isinstance(error, ConnectionError) else 2)
+        cli.refuse(error)
 
 
 def retry(flags: Flags) -> int:
