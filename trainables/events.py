@@ -44,6 +44,7 @@ class Events(Callback):
         self.outcome: dict[str, str] = {}
         self.problems: list[str] = []
         self._furthest: dict[str, int] = {}
+        self._running: set[str] = set()
         self._swept = time.monotonic()
         self._suggested = False
 
@@ -63,8 +64,7 @@ class Events(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """An attempt begins."""
         spec = self._spec(trial)
-        self._furthest.setdefault(spec.key, 0)
-        self.ledger.start(spec.key, spec.arm, spec.seed, flatten(spec.config))
+        self._begin(spec)
         self.console.started(spec.arm, spec.seed)
 
     @_guarded
@@ -111,6 +111,21 @@ class Events(Callback):
         self._swept = time.monotonic()
         placement.remove_orphans()
 
+    def _begin(self, spec: Spec) -> None:
+        self._furthest.setdefault(spec.key, 0)
+        self._running.add(spec.key)
+        self.ledger.start(spec.key, spec.arm, spec.seed, flatten(spec.config))
+
+    def _end(self, spec: Spec, reason: str) -> None:
+        """End the attempt that runs, or the one that died before Tune said that it had begun: both count."""
+        if spec.key not in self._running:
+            self._begin(spec)
+        self._running.discard(spec.key)
+        traceback = Path(spec.folder) / ERROR_FILE
+        if traceback.exists():
+            self.ledger.add(spec.key, "errors", [traceback])
+        self.ledger.fail(spec.key, reason)
+
     def _progressed(self, spec: Spec, trial: Any, points: list[dict[str, float]], system: Mapping[str, float]) -> None:
         step = int(points[-1]["step"])
         if step > self._furthest.get(spec.key, 0):
@@ -142,15 +157,12 @@ class Events(Callback):
 
     def _again(self, spec: Spec, reason: str) -> None:
         reason = redact(reason)
-        self.ledger.fail(spec.key, reason)
+        self._end(spec, reason)
         self.console.again(spec.arm, spec.seed, reason)
 
     def _failed(self, spec: Spec, reason: str) -> None:
         reason = redact(reason)
-        traceback = Path(spec.folder) / ERROR_FILE
-        if traceback.exists():
-            self.ledger.add(spec.key, "errors", [traceback])
-        self.ledger.fail(spec.key, reason)
+        self._end(spec, reason)
         self.outcome[spec.key] = reason
         self.console.failed(spec.arm, spec.seed, reason)
 
