@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
-from sigma_ray import data, tracker_uri
+from sigma_ray import checks, data, tracker_uri
 from sigma_ray.study import Plan
 from sigma_ray.tracking import Ledger
 from trainables import cli, cluster, preflight, recorded, results
@@ -29,26 +27,21 @@ Curve = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
-    """What to train again.
+class Flags(cli.Place):
+    """What to train again, and where: paths and addresses may be others than then.
 
     Attributes:
         run: MLflow's id of a trial's run.
         tolerance: largest absolute difference at which a curve counts as the same; on a CPU 0 is what to expect.
-        data_root: folder of the data set, where it has moved since.
-        weights: backbone weights, where they have moved since.
-        address: Ray cluster to run on; default: $RAY_ADDRESS, else this machine.
-        tracking_uri: MLflow tracking store.
-        output: folder for results.
     """
 
     run: str
     tolerance: float = 0.0
-    data_root: str | None = None
-    weights: str | None = None
-    address: str | None = None
-    tracking_uri: str = "sqlite:///mlflow.db"
-    output: str = "results"
+
+    def check(self) -> None:
+        """Raise ValueError where a number makes no sense."""
+        super().check()
+        checks.non_negative("--tolerance", self.tolerance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +55,8 @@ class Difference:
 
 def main() -> None:
     """Parse the command line, train, compare, and exit: 0 the same, 1 not, 2 input refused."""
-    flags = tyro.cli(Flags, prog="python -m studies.rerun", description=__doc__)
-    try:
-        sys.exit(rerun(flags))
-    except (ValueError, OSError) as error:
-        cli.refuse(error)
+    with cli.errors_end_the_program():
+        sys.exit(rerun(cli.parse(Flags, "rerun", __doc__)))
 
 
 def rerun(flags: Flags) -> int:

@@ -15,37 +15,22 @@ from trainables.tuner import run_study
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags:
-    """What to run again.
+class Flags(cli.Place):
+    """What to run again, and where: paths and addresses may be others than then.
 
     Attributes:
         study: name of the study, as its experiment in MLflow is called.
         failed: run them; without it they are only listed.
-        data_root: folder of the data set, where it has moved since.
-        weights: backbone weights, where they have moved since.
-        address: Ray cluster to run on; default: $RAY_ADDRESS, else this machine.
-        tracking_uri: MLflow tracking store.
-        output: folder for results that the study was given.
-        jobs: most trials at a time; default: as many as the resources allow.
     """
 
     study: tyro.conf.Positional[str]
     failed: bool = False
-    data_root: str | None = None
-    weights: str | None = None
-    address: str | None = None
-    tracking_uri: str = "sqlite:///mlflow.db"
-    output: str = "results"
-    jobs: int | None = None
 
 
 def main() -> None:
     """Parse the command line, list or run, and exit: 0 nothing is left failed, 1 something is, 2 input refused."""
-    flags = tyro.cli(Flags, prog="python -m studies.retry", description=__doc__)
-    try:
-        sys.exit(retry(flags))
-    except (ValueError, OSError) as error:
-        cli.refuse(error)
+    with cli.errors_end_the_program():
+        sys.exit(retry(cli.parse(Flags, "retry", __doc__)))
 
 
 def retry(flags: Flags) -> int:
@@ -72,11 +57,7 @@ def retry(flags: Flags) -> int:
         return 1
     plan = recorded.plan(record, flags.study, recorded.edits(flags.data_root, flags.weights))
     recorded.specs(plan, record, data.open_for(plan.trials[0].config), Path(flags.output))
-    run_study(
-        plan,
-        cli.Flags(address=flags.address, tracking_uri=flags.tracking_uri, output=flags.output, jobs=flags.jobs),
-        only=set(failed),
-    )
+    run_study(plan, flags, only=set(failed))
     left = failed_trials(flags.tracking_uri, flags.study, {one["key"]: one for one in record["trials"]})
     return 1 if left else 0
 

@@ -17,12 +17,12 @@ from trainables import cluster, preflight, results, storage, unfinished
 from trainables.trial import Spec, label
 
 if TYPE_CHECKING:
-    from trainables.cli import Flags
+    from trainables.cli import Place
     from trainables.design_search import DesignSearch
     from trainables.events import Events
 
 
-def run_study(plan: Plan, flags: "Flags", *, only: Collection[str] | None = None) -> int:
+def run_study(plan: Plan, flags: "Place", *, only: Collection[str] | None = None) -> int:
     """Bring `plan` to its end and report it.
 
     Args:
@@ -85,7 +85,7 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
 
 def _run(
     plan: Plan,
-    flags: "Flags",
+    flags: "Place",
     specs: Mapping[str, Spec],
     ledger: tracking.Ledger,
     folder: Path,

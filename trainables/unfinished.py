@@ -18,6 +18,7 @@ import tyro
 from filelock import FileLock, Timeout
 
 from sigma_ray.files import write_atomically
+from trainables.cli import errors_end_the_program
 
 COMMAND_FILE = "command.json"
 
@@ -36,11 +37,8 @@ class Flags:
 def main() -> None:
     """Parse the command line and continue; exit with the largest code of the studies, 2 when the input is refused."""
     flags = tyro.cli(Flags, prog="python -m studies.resume", description="Go on with every unfinished study.")
-    try:
+    with errors_end_the_program():
         sys.exit(resume(Path(flags.output)))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 @contextmanager

@@ -78,7 +78,9 @@ def test_a_damaged_checkpoint_is_left_out(study, damage):
     assert pair.wrong() == []
 
 
-def test_a_full_disk_costs_a_checkpoint_not_the_trial(study, may_mount):
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_full_disk_costs_a_checkpoint_not_the_trial(study, may_mount, killed):
+    """And where the process dies as well, the trial goes on from the checkpoint before."""
     pair = study()
     folder = pair.output / "faults" / "trials"
     with disks.volume(folder, 64):
@@ -87,24 +89,11 @@ def test_a_full_disk_costs_a_checkpoint_not_the_trial(study, may_mount):
         disks.fill(folder)
         pair.driver.await_line("no checkpoint at step")
         assert all(path.stat().st_size > 0 for path in pair.checkpoints("sigma")), "an old one was damaged"
+        if killed:
+            pair.kill_trials()
         disks.empty(folder)
         assert pair.driver.await_end() == 0, pair.driver.output()
-        assert pair.trials()["sigma"].attempts == 1
-        assert pair.wrong() == []
-
-
-def test_a_process_killed_while_the_disk_is_full_goes_on_from_the_old_checkpoint(study, may_mount):
-    pair = study()
-    folder = pair.output / "faults" / "trials"
-    with disks.volume(folder, 64):
-        pair.driver.start()
-        pair.driver.await_line("sigma / seed 0: step 20/60")
-        disks.fill(folder)
-        pair.driver.await_line("no checkpoint at step")
-        pair.kill_trials()
-        disks.empty(folder)
-        assert pair.driver.await_end() == 0, pair.driver.output()
-        assert pair.trials()["sigma"].attempts == 2
+        assert pair.trials()["sigma"].attempts == 1 + killed
         assert pair.wrong() == []
 
 

@@ -72,6 +72,7 @@ REFUSED = {
     "unreachable tracker": (["--tracking-uri", "http://127.0.0.1:1"], "127.0.0.1:1"),
     "unsupported tracker": (["--tracking-uri", "mlruns"], "mlruns"),
     "no seeds": (["--seeds", "0"], "--seeds"),
+    "no trial at a time": (["--jobs", "0"], "--jobs"),
     "unknown profile": (["--profile", "huge"], "huge"),
     "set without value": (["--set", "adapter"], "PATH=VALUE"),
 }

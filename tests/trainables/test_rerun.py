@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_tuner import QUICK, run, trial_runs
 
-from trainables import rerun
+from trainables import rerun, retry
 
 REPOSITORY = Path(__file__).parents[2]
 ONE_SEED = [*QUICK, "--seeds", "1"]
@@ -87,21 +87,27 @@ def test_rerun_gives_the_same_curves(study):
 
 
 @pytest.mark.slow
-def test_other_trials_and_unknown_names_are_refused_in_one_line(study):
+def test_other_trials_and_unknown_names_are_refused_in_one_line(study, monkeypatch, capsys):
+    monkeypatch.chdir(study)
     sigma, parent = by_arm(study)["sigma"], by_arm(study)["sigma"].data.tags["mlflow.parentRunId"]
     (study / "other.safetensors").write_bytes(b"other weights")
     refusals = [
-        (("retry", "huge"), "STUDY must be one that the tracking store has (tiny"),
-        (("retry", "tiny", "--tracking-uri", "http://127.0.0.2:1"), "cannot be used"),
-        (("rerun", "--run", "nope"), "--run must be the id of a trial's run"),
-        (("rerun", "--run", parent), "is that of a whole study"),
-        (("rerun", "--run", sigma.info.run_id, "--weights", "other.safetensors"), "or the backbone's weights"),
-        (("rerun", "--run", sigma.info.run_id, "--address", "127.0.0.2:1"), "no Ray cluster answers"),
+        (retry, ("huge",), "STUDY must be one that the tracking store has (tiny"),
+        (retry, ("tiny", "--tracking-uri", "http://127.0.0.2:1"), "cannot be used"),
+        (retry, ("tiny", "--jobs", "0"), "--jobs must be"),
+        (rerun, ("--run", "nope"), "--run must be the id of a trial's run"),
+        (rerun, ("--run", parent), "is that of a whole study"),
+        (rerun, ("--run", sigma.info.run_id, "--tolerance", "-1"), "--tolerance must be"),
+        (rerun, ("--run", sigma.info.run_id, "--weights", "other.safetensors"), "or the backbone's weights"),
+        (rerun, ("--run", sigma.info.run_id, "--address", "127.0.0.2:1"), "no Ray cluster answers"),
     ]
-    for command, says in refusals:
-        done = again(*command, cwd=study)
-        assert done.returncode == 2 and done.stderr.startswith("error: ") and says in done.stderr, done.stderr
-        assert done.stderr.count("\n") == 1
+    for module, flags, says in refusals:
+        monkeypatch.setattr(sys, "argv", [module.__name__, *flags])
+        with pytest.raises(SystemExit) as end:
+            module.main()
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and said.startswith("error: ") and says in said, said
+        assert said.count("\n") == 1
 
 
 @pytest.mark.slow
