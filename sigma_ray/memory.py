@@ -1,5 +1,6 @@
-"""Peak memory of the current trial, on its device."""
+"""Peak memory of the current trial, on its device, and whether an error means that there was too little of it."""
 
+import errno
 import re
 from pathlib import Path
 
@@ -7,6 +8,24 @@ import psutil
 import torch
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+_RAN_OUT = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What PyTorch and CUDA's libraries say where they raise a plain RuntimeError; on a CPU PyTorch always does."""
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether the device, or the machine, had too little memory."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _RAN_OUT)
 
 
 def reset_peak(device: torch.device) -> None:

@@ -14,7 +14,7 @@ from sigma_ray.checkpoint import Checkpoints
 from sigma_ray.config import TrainConfig, TrialConfig
 from sigma_ray.data import Info, Split
 from sigma_ray.evaluate import evaluate
-from sigma_ray.failures import DataError, NonFiniteLossError, OutOfMemoryError, is_transient
+from sigma_ray.failures import DataError, NonFiniteLossError, OutOfMemoryError, is_transient, one_line
 from sigma_ray.feature_cache import cached
 from sigma_ray.model import Model
 from sigma_ray.progress import Progress
@@ -81,10 +81,12 @@ def fit(
     memory.reset_peak(device)
     try:
         return _Loop(config, model.to(device), data, report, checkpoints, device, memory_divisor, save_now, warn).run()
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemoryError(f"out of memory on {device}: {str(error).splitlines()[0]}") from error
-    except OSError as error:
-        raise DataError(f"reading or writing failed: {error}", transient=is_transient(error)) from error
+    except (OSError, RuntimeError, MemoryError) as error:
+        if memory.ran_out(error):
+            raise OutOfMemoryError(f"out of memory on {device}: {one_line(error)}") from error
+        if isinstance(error, OSError):
+            raise DataError(f"reading or writing failed: {error}", transient=is_transient(error)) from error
+        raise
 
 
 def wants_bfloat16(config: TrainConfig, device: torch.device) -> bool:

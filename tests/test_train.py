@@ -1,6 +1,7 @@
 """The training loop, on a task that a head alone can learn: the colour of each quarter of the image."""
 
 import dataclasses
+import errno
 import itertools
 import math
 import os
@@ -198,14 +199,28 @@ def test_another_trials_checkpoint_is_refused(tmp_path):
         fit(dataclasses.replace(CONFIG, seed=1), tmp_path)
 
 
+def fails(error):
+    raise error
+
+
 @pytest.mark.parametrize(
-    ("raised", "wanted"), [(OSError("disk"), DataError), (torch.OutOfMemoryError("a\nb"), OutOfMemoryError)]
+    ("action", "wanted"),
+    [
+        (lambda: fails(OSError("disk")), DataError),
+        (lambda: fails(torch.OutOfMemoryError("a\nb")), OutOfMemoryError),
+        (lambda: fails(RuntimeError("CUDA error: out of memory\nb")), OutOfMemoryError),
+        (lambda: fails(OSError(errno.ENOMEM, "Cannot allocate memory")), OutOfMemoryError),
+        (lambda: fails(MemoryError()), OutOfMemoryError),
+        (lambda: torch.empty(1 << 55), OutOfMemoryError),
+        (lambda: np.empty(1 << 55), OutOfMemoryError),
+        (lambda: torch.empty(3) @ torch.empty(2), RuntimeError),
+    ],
 )
-def test_expected_failures_have_names(raised, wanted, monkeypatch):
+def test_expected_failures_have_names(action, wanted, monkeypatch):
     data = Toy()
 
     def take(indices, columns, draws):
-        raise raised
+        action()
 
     monkeypatch.setattr(data.tables["train"], "augmented", take)
     with pytest.raises(wanted) as caught:

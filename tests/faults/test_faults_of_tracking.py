@@ -43,7 +43,7 @@ def test_a_server_that_stays_away_gets_everything_from_the_next_run(study, serve
     code = pair.driver.await_end()
     output = pair.driver.output()
     assert code not in (0, -signal.SIGKILL) and "Traceback" not in output
-    assert "nothing is lost: run the same command again" in " ".join(output.split())
+    assert "run the same command again to send them" in " ".join(output.split())
     assert "[2/2]" in output, "a trial was lost with the server"
     server.begin()
     pair.driver.start()
@@ -97,8 +97,12 @@ def test_clocks_that_differ_change_nothing(study, hours, tmp_path):
 
 
 CLOCK = """
-import time
+import sys, time
 real, real_ns = time.time, time.time_ns
-time.time = lambda: real() + {seconds}
-time.time_ns = lambda: real_ns() + {seconds} * 10**9
+
+def shifted():
+    # gRPC's Python makes times of day for its C, which reads the clock itself.
+    return real() + (0 if sys._getframe(1).f_globals["__name__"].startswith("grpc") else {seconds})
+
+time.time, time.time_ns = shifted, lambda: real_ns() + {seconds} * 10**9
 """
