@@ -22,7 +22,16 @@ _PASSING_ERRNOS = {
     errno.ENOSPC,
     errno.EDQUOT,
 }
-_PASSING_RUNTIME_ERRORS = ("CUDA error", "NCCL", "Gloo", "gloo", "Connection closed by peer", "Socket Timeout")
+_PASSING_RUNTIME_ERRORS = (
+    "CUDA error",
+    "NCCL",
+    "Gloo",
+    "gloo",
+    "Connection closed by peer",
+    "Socket Timeout",
+    "Resource temporarily unavailable",  # a thread that could not be started, in C++
+    "can't start new thread",
+)
 
 
 class TrialFailure(Exception):

@@ -15,8 +15,9 @@ _RAN_OUT = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "could not create a primitive",
 )
-"""What PyTorch and CUDA's libraries say where they raise a plain RuntimeError; on a CPU PyTorch always does."""
+"""What PyTorch, CUDA's libraries and oneDNN say in a plain RuntimeError; on a CPU they always use one."""
 
 
 def ran_out(error: BaseException) -> bool:

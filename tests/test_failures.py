@@ -24,6 +24,8 @@ from sigma_ray import failures
         (PermissionError(errno.EACCES, "no"), False),
         (RuntimeError("NCCL error in: ProcessGroupNCCL.cpp"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("Resource temporarily unavailable"), True),
+        (RuntimeError("can't start new thread"), True),
         (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:2"), True),
         (RuntimeError("The size of tensor a (3) must match"), False),
         (KeyError("arm"), False),

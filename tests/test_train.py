@@ -209,6 +209,7 @@ def fails(error):
         (lambda: fails(OSError("disk")), DataError),
         (lambda: fails(torch.OutOfMemoryError("a\nb")), OutOfMemoryError),
         (lambda: fails(RuntimeError("CUDA error: out of memory\nb")), OutOfMemoryError),
+        (lambda: fails(RuntimeError("could not create a primitive")), OutOfMemoryError),
         (lambda: fails(OSError(errno.ENOMEM, "Cannot allocate memory")), OutOfMemoryError),
         (lambda: fails(MemoryError()), OutOfMemoryError),
         (lambda: torch.empty(1 << 55), OutOfMemoryError),

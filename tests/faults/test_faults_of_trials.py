@@ -100,8 +100,9 @@ def test_a_full_disk_costs_a_checkpoint_not_the_trial(study, may_mount, killed):
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of other processes are Linux's")
 def test_too_little_memory_halves_the_micro_batch(study, tmp_path):
     """For real: the trial's process may not have more memory than half of the batch needs."""
-    flags = ["--set", "train.batch_size=64", "--set", "train.num_steps=6", "--set", "train.eval_interval=3"]
-    halves = study(*flags, "--set", "train.micro_batch_size=32", "--output", str(tmp_path / "halves"))
+    settings = ["data.num_train=256", "train.batch_size=256", "train.num_steps=4", "train.eval_interval=2"]
+    flags = [part for one in settings for part in ("--set", one)]
+    halves = study(*flags, "--set", "train.micro_batch_size=128", "--output", str(tmp_path / "halves"))
     halves.driver.start()
     needed = 0
     while halves.driver.running:
@@ -112,7 +113,7 @@ def test_too_little_memory_halves_the_micro_batch(study, tmp_path):
     while pair.driver.running:
         for process in (process for node in pair.cluster.workers for process in node.members()):
             if title(process).startswith(("ray::IDLE", "ray::Impl")):
-                resource.prlimit(process.pid, resource.RLIMIT_DATA, (needed + (40 << 20),) * 2)
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (needed + (250 << 20),) * 2)
     output = pair.driver.output()
     assert pair.driver.exit_code == 0, output
     assert "again with 1/2 of a batch at a time" in output
