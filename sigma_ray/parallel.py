@@ -111,6 +111,7 @@ def replicated(model: nn.Module) -> nn.Module:
     """
     if world()[1] == 1 or not any(p.requires_grad for p in model.parameters()):
         return model
+    # `static_graph` makes no step shorter (benchmarks/scaling.py), and refuses steps that leave a parameter out.
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
     wrapped.broadcast_buffers = False  # as an option it is deprecated, and what replaces it is not in older versions
     return wrapped
