@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, and lines that are."""
 
 import contextlib
 import os
@@ -27,6 +27,25 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o666) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def append(file: int, content: bytes) -> None:
+    """Write all of `content` to the end of a file that nobody else writes to, or nothing.
+
+    Args:
+        file: descriptor, opened with `os.O_APPEND`.
+        content: what to add.
+
+    Raises:
+        OSError: the disk does not take it; the file is as it was.
+    """
+    end, written = os.fstat(file).st_size, 0
+    try:
+        while written < len(content):  # a disk that fills up takes a part without complaint
+            written += os.write(file, content[written:])
+    except OSError:
+        os.ftruncate(file, end)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from sigma_ray.files import append
+
 logger = logging.getLogger(__name__)
 
 Event = dict
@@ -37,13 +39,7 @@ class Journal:
             # Before the events, and as long as it will ever be: marking needs no space on a disk that is full.
             _mark(self.path).write_text("0" * MARK_BYTES)
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            written = 0
-            while written < len(line):  # a disk that fills up takes a part without complaint
-                written += os.write(self._file, line[written:])
-        except OSError:
-            os.ftruncate(self._file, self._end)
-            raise
+        append(self._file, line)
         self._end += len(line)
         return self._end
 

@@ -13,9 +13,10 @@ from typing import Any
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
+
+from trainables.design_log import DesignLog
 
 
 class DesignSearch(Searcher):
@@ -43,7 +44,7 @@ class DesignSearch(Searcher):
         super().__init__(metric="objective", mode=mode)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(path))),
+            storage=JournalStorage(DesignLog(path)),
             study_name=f"{name}-{_digest(arms)}",
             load_if_exists=True,
             direction="maximize" if mode == "max" else "minimize",
